@@ -1,0 +1,49 @@
+//! The names by which Tidegate marks what is its own: one place, so that the
+//! RBAC, the admission policies and the code cannot drift apart.
+
+/// Namespace of the roles themselves, of EventSources and of BuildEvents.
+pub const SYSTEM_NAMESPACE: &str = "tidegate-system";
+/// Field manager of the roles' own server-side applies.
+pub const FIELD_MANAGER: &str = "tidegate";
+/// Field manager that raises an HPA's `minReplicas` during a rollout.
+pub const HPA_FIELD_MANAGER: &str = "tidegate-rollout-capacity";
+/// Field manager of the mirror; it owns neither `abort` nor `paused`.
+pub const MIRROR_FIELD_MANAGER: &str = "tidegate-mirror";
+
+/// On pods of a canary: `canary`. Added to the labels of the stable template.
+pub const ROLE_LABEL: &str = "tidegate.io/role";
+/// On objects we made: the pipeline's name.
+pub const PIPELINE_LABEL: &str = "tidegate.io/pipeline";
+/// On objects we made: the release's name.
+pub const RELEASE_LABEL: &str = "tidegate.io/release";
+/// On hub objects: the environment's name.
+pub const ENVIRONMENT_LABEL: &str = "tidegate.io/environment";
+/// Value that replaces each of stable's selector labels on canary pods.
+pub fn canary_label_value(stable: &str) -> String {
+    let stem: String = stable.chars().take(56).collect();
+    format!("{stem}-canary")
+}
+/// Name of our canary Deployment and Service beside a workload `name`.
+pub fn canary_name(name: &str) -> String {
+    format!("{name}-canary")
+}
+
+/// On the route: uid of the Rollout that drives it.
+pub const ROUTE_ROLLOUT: &str = "tidegate.io/rollout";
+/// On the route: `<rollout uid>/<epoch>/<n>`, written with every raise.
+pub const ROUTE_DECISION: &str = "tidegate.io/decision";
+/// On the route: `promoting` from before stable's template is written.
+pub const ROUTE_PHASE: &str = "tidegate.io/phase";
+/// On the route: `<rollout uid>/<reason>`, written with a lowering to 0.
+pub const ROUTE_LOWERED: &str = "tidegate.io/lowered";
+/// On the Deployment: the release that its template carries.
+pub const RELEASE_ANNOTATION: &str = "tidegate.io/release";
+/// On our canary Deployment: uid of the Rollout whose images it carries.
+pub const CANARY_ROLLOUT: &str = "tidegate.io/rollout";
+/// Finalizer: traffic returns to stable before the object goes.
+pub const FINALIZER: &str = "tidegate.io/return-traffic";
+
+/// Namespace at the hub that is an environment's own.
+pub fn environment_namespace(environment: &str) -> String {
+    format!("env-{environment}")
+}

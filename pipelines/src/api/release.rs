@@ -1,0 +1,190 @@
+//! `Release` (exact digests, immutable) and `Approval`.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::pipeline::PipelineSpec;
+use super::rollout::RolloutPhase;
+
+/// Exact digests of one version of one pipeline. Named `<pipeline>-<hash(pipeline uid, digests)>`.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "tidegate.io",
+    version = "v1alpha1",
+    kind = "Release",
+    namespaced,
+    status = "ReleaseStatus",
+    shortname = "trel",
+    printcolumn = r#"{"name":"Pipeline","type":"string","jsonPath":".spec.pipeline"}"#,
+    printcolumn = r#"{"name":"Phase","type":"string","jsonPath":".status.phase"}"#,
+    printcolumn = r#"{"name":"Verdict","type":"string","jsonPath":".status.verdict"}"#,
+    printcolumn = r#"{"name":"Stage","type":"string","jsonPath":".status.stage"}"#,
+    printcolumn = r#"{"name":"Message","type":"string","jsonPath":".status.message"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "self.images == oldSelf.images && self.pipeline == oldSelf.pipeline && self.pipelineUid == oldSelf.pipelineUid", "message": "a Release is immutable: ship other digests as another Release"}
+]))]
+pub struct ReleaseSpec {
+    #[schemars(length(min = 1, max = 63))]
+    pub pipeline: String,
+    #[schemars(length(min = 1, max = 64))]
+    pub pipeline_uid: String,
+    #[schemars(length(min = 1, max = 16))]
+    pub images: Vec<ReleaseImage>,
+    /// Commit that was built, as the event said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub revision: Option<String>,
+    /// Repository of that commit, `owner/name`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 255))]
+    pub repository: Option<String>,
+    /// When it was built, as the event said; orders releases.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub built_at: Option<Time>,
+    /// EventSource to report back to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub event_source: Option<String>,
+    /// The pipeline as it was when the release was made.
+    pub snapshot: PipelineSpec,
+    /// Raised by another event or `retry`: each makes one new Rollout per environment.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub attempt: u32,
+    /// Stop it, everywhere; set by a person (`abort`).
+    #[serde(default)]
+    pub abort: bool,
+    /// Hold it, everywhere; set by a person (`pause`).
+    #[serde(default)]
+    pub paused: bool,
+    /// Take it back where it passed (`undo`).
+    #[serde(default)]
+    pub undo: bool,
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// One container's exact image.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ReleaseImage {
+    #[schemars(length(min = 1, max = 63))]
+    pub container: String,
+    #[schemars(length(min = 3, max = 255))]
+    pub repository: String,
+    #[schemars(length(max = 71), regex(pattern = "^sha256:[0-9a-f]{64}$"))]
+    pub digest: String,
+}
+
+impl ReleaseImage {
+    /// `repository@digest`, as it is written into a pod template.
+    pub fn reference(&self) -> String {
+        format!("{}@{}", self.repository, self.digest)
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReleaseStatus {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<ReleasePhase>,
+    /// `Allow`, `Deny` or `Error`, over all environments.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<String>,
+    /// The stage in progress.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 2048))]
+    pub message: Option<String>,
+    /// First verification, from which `evidenceDeadline` counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verifying_since: Option<Time>,
+    #[serde(default)]
+    #[schemars(length(max = 256))]
+    pub environments: Vec<EnvironmentProgress>,
+    #[serde(default)]
+    #[schemars(length(max = 16))]
+    pub conditions: Vec<Condition>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ReleasePhase {
+    Verifying,
+    Denied,
+    /// Older than what is stable or in flight: waits for an Approval that names it.
+    Downgrade,
+    Shipping,
+    /// Between stages: soak, approval.
+    Waiting,
+    Promoted,
+    RollingBack,
+    RolledBack,
+    Superseded,
+    Withdrawn,
+    /// Stopped without a breach: inconclusive, blind or failed in an environment.
+    Stopped,
+}
+
+/// One environment's verdict and progress, as told by its spoke.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EnvironmentProgress {
+    pub environment: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<String>,
+    /// Reasons, one line per failing check.
+    #[serde(default)]
+    #[schemars(length(max = 32))]
+    pub reasons: Vec<String>,
+    /// Name of the Rollout in `env-<environment>`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<RolloutPhase>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u8>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// When the Rollout reached `Promoted`: soak counts from here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promoted_at: Option<Time>,
+}
+
+/// Who let which stage of which release pass.
+#[derive(CustomResource, Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "tidegate.io",
+    version = "v1alpha1",
+    kind = "Approval",
+    namespaced,
+    shortname = "tap",
+    printcolumn = r#"{"name":"Release","type":"string","jsonPath":".spec.release"}"#,
+    printcolumn = r#"{"name":"Stage","type":"string","jsonPath":".spec.stage"}"#,
+    printcolumn = r#"{"name":"User","type":"string","jsonPath":".spec.user"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [{"rule": "self == oldSelf", "message": "an Approval is a record: its spec is immutable"}]))]
+pub struct ApprovalSpec {
+    #[schemars(length(min = 1, max = 253))]
+    pub release: String,
+    /// The stage it lets start; `downgrade` lets an older release ship.
+    #[schemars(length(min = 1, max = 63))]
+    pub stage: String,
+    /// Must be the requesting user; an admission policy holds it to that.
+    #[schemars(length(min = 1, max = 320))]
+    pub user: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub comment: Option<String>,
+}
