@@ -1,1 +1,9 @@
+//! The hand: hub and spoke reconcilers, mirror, metrics and cluster adapters, CLI.
+//! What is decided lives in `tidegate-pipelines` and `tidegate-policies`; here it is done.
 
+pub mod cli;
+pub mod clock;
+pub mod connect;
+pub mod ledger;
+pub mod roles;
+pub mod serve;

@@ -54,10 +54,7 @@ impl Default for Behavior {
 
 impl Behavior {
     pub fn version(version: impl Into<String>) -> Self {
-        Self {
-            version: version.into(),
-            ..Self::default()
-        }
+        Self { version: version.into(), ..Self::default() }
     }
 
     pub fn errors(mut self, rate: f64) -> Self {
@@ -104,16 +101,10 @@ impl Behavior {
     /// Share of requests to fail deliberately in `environment`, this long after
     /// the program became ready there.
     pub fn error_rate_at(&self, environment: &str, since_ready: Duration) -> f64 {
-        if self
-            .sick_after_s
-            .is_some_and(|after| since_ready.as_secs_f64() >= after)
-        {
+        if self.sick_after_s.is_some_and(|after| since_ready.as_secs_f64() >= after) {
             return self.sick_error_rate;
         }
-        self.error_rate_in
-            .get(environment)
-            .copied()
-            .unwrap_or(self.error_rate)
+        self.error_rate_in.get(environment).copied().unwrap_or(self.error_rate)
     }
 
     /// The label's value.
@@ -142,10 +133,7 @@ mod tests {
             .errors_in("prod-east", 0.15)
             .refuses_after_ready(Duration::from_secs(3))
             .sick_after(Duration::from_secs(20), 0.5);
-        assert_eq!(
-            Behavior::from_label(&behavior.to_label()).unwrap(),
-            behavior
-        );
+        assert_eq!(Behavior::from_label(&behavior.to_label()).unwrap(), behavior);
     }
 
     #[test]
@@ -155,15 +143,9 @@ mod tests {
 
     #[test]
     fn environment_and_sickness_win_over_the_base_rate() {
-        let behavior = Behavior::version("v1")
-            .errors(0.04)
-            .errors_in("prod-east", 0.15)
-            .sick_after(Duration::from_secs(10), 0.6);
-        let rates = [
-            ("staging", 0, 0.04),
-            ("prod-east", 9, 0.15),
-            ("prod-east", 10, 0.6),
-        ];
+        let behavior =
+            Behavior::version("v1").errors(0.04).errors_in("prod-east", 0.15).sick_after(Duration::from_secs(10), 0.6);
+        let rates = [("staging", 0, 0.04), ("prod-east", 9, 0.15), ("prod-east", 10, 0.6)];
         for (environment, seconds, rate) in rates {
             let got = behavior.error_rate_at(environment, Duration::from_secs(seconds));
             assert!((got - rate).abs() < 1e-9, "{environment} {seconds}: {got}");

@@ -1,0 +1,76 @@
+//! The side port of every role: `/healthz`, `/readyz`, `/metrics` (Prometheus text).
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+
+/// What a role tells about itself.
+#[derive(Clone)]
+pub struct Telemetry {
+    pub registry: Arc<tokio::sync::RwLock<Registry>>,
+    ready: Arc<AtomicBool>,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Telemetry {
+            registry: Arc::new(tokio::sync::RwLock::new(Registry::with_prefix("tidegate"))),
+            ready: Arc::new(AtomicBool::new(false)),
+        }
+    }
+}
+
+impl Telemetry {
+    pub fn set_ready(&self, ready: bool) {
+        self.ready.store(ready, Ordering::Relaxed);
+    }
+
+    /// Serves until `shutdown` resolves.
+    pub async fn serve(self, address: SocketAddr, shutdown: impl Future<Output = ()>) -> std::io::Result<()> {
+        let listener = TcpListener::bind(address).await?;
+        tokio::pin!(shutdown);
+        let mut connections = tokio::task::JoinSet::new();
+        loop {
+            tokio::select! {
+                accepted = listener.accept() => {
+                    let Ok((stream, _)) = accepted else { continue };
+                    let telemetry = self.clone();
+                    connections.spawn(async move {
+                        let service = service_fn(move |request| telemetry.clone().answer(request));
+                        let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+                        // A scraper that hangs must not keep a task for ever.
+                        let _ = tokio::time::timeout(std::time::Duration::from_secs(60), connection).await;
+                    });
+                    while connections.try_join_next().is_some() {}
+                }
+                () = &mut shutdown => return Ok(()),
+            }
+        }
+    }
+
+    async fn answer(self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, http::Error> {
+        let (status, body) = match request.uri().path() {
+            "/healthz" => (StatusCode::OK, "ok\n".to_owned()),
+            "/readyz" if self.ready.load(Ordering::Relaxed) => (StatusCode::OK, "ok\n".to_owned()),
+            "/readyz" => (StatusCode::SERVICE_UNAVAILABLE, "not ready yet\n".to_owned()),
+            "/metrics" => {
+                let mut text = String::new();
+                match prometheus_client::encoding::text::encode(&mut text, &*self.registry.read().await) {
+                    Ok(()) => (StatusCode::OK, text),
+                    Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+                }
+            }
+            _ => (StatusCode::NOT_FOUND, "paths: /healthz /readyz /metrics\n".to_owned()),
+        };
+        Response::builder().status(status).body(Full::new(Bytes::from(body)))
+    }
+}
