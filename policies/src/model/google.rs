@@ -1,0 +1,1 @@
+//! Import of Google's classic Binary Authorization policies and attestors.

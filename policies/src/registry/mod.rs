@@ -1,0 +1,73 @@
+//! Bounded fetching from OCI registries, behind a trait that the domain owns. The one place in the
+//! domain that touches the network. Never hands out bytes whose digest was not checked.
+
+mod error;
+mod http;
+
+pub use error::FetchError;
+pub use http::HttpFetch;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::digest::Digest;
+use crate::image::ImageRef;
+use crate::model::Registry;
+
+/// A repository and how its registry may be spoken to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Location {
+    pub registry: String,
+    pub repository: String,
+    /// Plain HTTP, private and loopback addresses are allowed.
+    pub insecure: bool,
+}
+
+impl Location {
+    /// Insecure only if `registries` says so of exactly this host and port.
+    pub fn of(image: &ImageRef, registries: &[Registry]) -> Self {
+        Self {
+            registry: image.registry.clone(),
+            repository: image.repository.clone(),
+            insecure: registries.iter().any(|r| r.insecure && r.host.eq_ignore_ascii_case(&image.registry)),
+        }
+    }
+}
+
+impl std::fmt::Display for Location {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.registry, self.repository)
+    }
+}
+
+/// A manifest's bytes, checked against its digest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manifest {
+    pub media_type: String,
+    pub bytes: Bytes,
+}
+
+/// What refers to an image: an artifact manifest that names it as its subject.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Referrer {
+    pub digest: Digest,
+    pub media_type: String,
+    pub artifact_type: Option<String>,
+    pub size: u64,
+}
+
+/// Reading from registries. `NotFound` is an answer; every other error is not knowing.
+#[async_trait]
+pub trait Fetch: Send + Sync {
+    /// What the tag (or, where the image has one, the digest) names now. A digest is looked up: it
+    /// is `NotFound` if the registry does not have it.
+    async fn resolve(&self, at: &Location, image: &ImageRef) -> Result<Digest, FetchError>;
+
+    async fn manifest(&self, at: &Location, digest: &Digest) -> Result<Manifest, FetchError>;
+
+    /// By the referrers API, else by the fallback tag. Empty if there are none.
+    async fn referrers(&self, at: &Location, digest: &Digest) -> Result<Vec<Referrer>, FetchError>;
+
+    /// At most `limit` bytes; more is an error before they are read.
+    async fn blob(&self, at: &Location, digest: &Digest, limit: u64) -> Result<Bytes, FetchError>;
+}
