@@ -30,7 +30,6 @@ impl Digest {
         Self(format!("sha256:{}", hex::encode(sha2::Sha256::digest(bytes))))
     }
 
-
     pub fn as_str(&self) -> &str {
         &self.0
     }

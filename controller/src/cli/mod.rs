@@ -1,5 +1,7 @@
 //! The command line: what people and CI say to the fleet.
 
+pub mod crds;
+
 #[derive(clap::Parser, Debug)]
 #[command(name = "tidegate", version, about = "Deployment control with supply-chain security")]
 pub struct Cli {
@@ -9,6 +11,8 @@ pub struct Cli {
 
 #[derive(clap::Subcommand, Debug)]
 pub enum Command {
+    /// Print the CustomResourceDefinitions of every kind.
+    Crds,
     /// Run the doors: receive build events.
     Doors(crate::roles::doors::Args),
     /// Run the hub: resolve, verify, stage.
@@ -23,10 +27,17 @@ pub enum Command {
 pub async fn run(cli: Cli) -> anyhow::Result<std::process::ExitCode> {
     use crate::roles;
     match cli.command {
+        Command::Crds => print(&crds::yaml()?),
         Command::Doors(args) => roles::doors::run(args).await?,
         Command::Hub(args) => roles::hub::run(args).await?,
         Command::Spoke(args) => roles::spoke::run(args).await?,
         Command::Guard(args) => roles::guard::run(args).await?,
     }
     Ok(std::process::ExitCode::SUCCESS)
+}
+
+/// Standard output is the product of a command, unlike the log on standard error.
+#[allow(clippy::print_stdout)]
+fn print(text: &str) {
+    print!("{text}");
 }

@@ -6,6 +6,7 @@ pub mod event;
 pub mod guard;
 pub mod names;
 pub mod pipeline;
+pub mod policy;
 pub mod release;
 pub mod rollout;
 pub mod span;
@@ -24,6 +25,7 @@ pub use pipeline::{
     Objective, OnHubLost, OnInconclusive, Pause, Pipeline, PipelineImage, PipelineSpec, PipelineStatus, RatioMetric,
     RollbackScope, RouteRef, SourceRepository, Stage, Step, Strategy, WorkloadKind, WorkloadRef,
 };
+pub use policy::{Attestor, AttestorSpec, TrustRoot, TrustRootSpec, VerificationPolicy, VerificationPolicySpec};
 pub use release::{
     Approval, ApprovalSpec, EnvironmentProgress, Release, ReleaseImage, ReleasePhase, ReleaseSpec, ReleaseStatus,
 };
