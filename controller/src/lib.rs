@@ -5,5 +5,6 @@ pub mod cli;
 pub mod clock;
 pub mod connect;
 pub mod ledger;
+pub mod metrics;
 pub mod roles;
 pub mod serve;

@@ -1,0 +1,54 @@
+//! Reading counters: the port that the spoke holds, and its Prometheus adapter.
+//! Gives raw samples with their times; what they mean is decided in `tidegate_pipelines::judge`.
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use tidegate_pipelines::api::{MetricsSource, Objective};
+use tidegate_pipelines::judge::{Arms, Batch};
+
+/// What one evaluation wants to know.
+#[derive(Clone, Debug)]
+pub struct ReadRequest {
+    pub source: MetricsSource,
+    /// Namespace of the workload; every query is bound to it.
+    pub namespace: String,
+    pub objectives: Vec<Objective>,
+    pub arms: Arms,
+    /// Stable's and the canary's Service with its port, as the route names them; for the gateway's counters.
+    pub stable_service: String,
+    pub canary_service: String,
+    pub service_port: u16,
+    /// The judge's watermark: samples after it are wanted, and a little before for the differences.
+    pub watermark: Option<Timestamp>,
+    /// Also read the stable pods' past up to then (the rollout's start), for the over-dispersion.
+    pub history_until: Option<Timestamp>,
+}
+
+/// Where the spoke reads counters. A failed read is a line in the batch, never a panic and never silence.
+#[async_trait]
+pub trait MetricsPort: Send + Sync {
+    /// As few queries as possible, at the same time, under the port's own deadline.
+    async fn read(&self, request: &ReadRequest, now: Timestamp) -> Batch;
+
+    /// Before any traffic moves: one line for each selector that cannot be right, or why it cannot be told.
+    async fn preflight(&self, request: &ReadRequest, now: Timestamp) -> Result<Vec<String>, MetricsError>;
+}
+
+/// Why there is no answer of a metrics server.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MetricsError {
+    #[error("metrics: no answer within {0} ms")]
+    Deadline(u64),
+    #[error("metrics: cannot reach the server: {0}")]
+    Unreachable(String),
+    #[error("metrics: HTTP {status}: {text}")]
+    Status { status: u16, text: String },
+    #[error("metrics: answer is larger than {0} bytes")]
+    TooLarge(usize),
+    #[error("metrics: answer is not the Prometheus API's JSON: {0}")]
+    Shape(String),
+    #[error("metrics: the server says {kind}: {text}")]
+    Refused { kind: String, text: String },
+    #[error("metrics: {0}")]
+    Selector(String),
+}
