@@ -1,6 +1,7 @@
 //! The command line: what people and CI say to the fleet.
 
 pub mod crds;
+pub mod install;
 
 #[derive(clap::Parser, Debug)]
 #[command(name = "tidegate", version, about = "Deployment control with supply-chain security")]
@@ -13,6 +14,8 @@ pub struct Cli {
 pub enum Command {
     /// Print the CustomResourceDefinitions of every kind.
     Crds,
+    /// Apply CRDs, accounts, admission policies and roles to a cluster.
+    Install(install::InstallArgs),
     /// Run the doors: receive build events.
     Doors(crate::roles::doors::Args),
     /// Run the hub: resolve, verify, stage.
@@ -28,6 +31,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<std::process::ExitCode> {
     use crate::roles;
     match cli.command {
         Command::Crds => print(&crds::yaml()?),
+        Command::Install(args) => install::run(&args).await?,
         Command::Doors(args) => roles::doors::run(args).await?,
         Command::Hub(args) => roles::hub::run(args).await?,
         Command::Spoke(args) => roles::spoke::run(args).await?,
