@@ -4,6 +4,7 @@
 pub mod cli;
 pub mod clock;
 pub mod connect;
+pub mod lease;
 pub mod ledger;
 pub mod metrics;
 pub mod roles;
