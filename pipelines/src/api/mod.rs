@@ -30,7 +30,7 @@ pub use release::{
     Approval, ApprovalSpec, EnvironmentProgress, Release, ReleaseImage, ReleasePhase, ReleaseSpec, ReleaseStatus,
 };
 pub use rollout::{
-    Breach, BreachKind, DecisionEntry, GoingBack, PromotingStep, Rollout, RolloutPhase, RolloutReason, RolloutSpec,
-    RolloutStatus,
+    Breach, BreachKind, DecisionEntry, Ending, GoingBack, PromotingStep, Rollout, RolloutPhase, RolloutReason,
+    RolloutSpec, RolloutStatus,
 };
 pub use span::Span;

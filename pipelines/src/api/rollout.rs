@@ -156,6 +156,32 @@ pub struct RolloutStatus {
     /// Since when samples are back after a retreat.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sight_since: Option<Time>,
+    /// When the recorded weight was decided; the data plane must follow from then on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight_since: Option<Time>,
+    /// Since when pods or the route are awaited, for `capacityDeadline`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity_since: Option<Time>,
+    /// `progressDeadlineSeconds` counts from here; pauses move it on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_from: Option<Time>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused_since: Option<Time>,
+    /// Stable had no ready pods at the start: no canary, nothing to go back to.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub first_release: bool,
+    /// The target had this environment's `Allow` when promotion began: it keeps its grace until the end.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub target_allowed: bool,
+    /// `minReplicas` of the HPA before it was raised.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hpa_min: Option<u32>,
+    /// Ready pods that stable had to serve everything at the start.
+    #[serde(default)]
+    pub stable_replicas: u32,
+    /// How it will end: weight 0 is decided, the canary is being taken down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ending: Option<Ending>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<Time>,
     /// `Allow`, `Deny`, `Error` or `Pending`: this environment's own verdict of the new images.
@@ -233,6 +259,21 @@ pub struct GoingBack {
     /// The images it goes back to.
     #[schemars(length(max = 16))]
     pub to: Vec<ReleaseImage>,
+}
+
+/// A decided end whose cleaning up is not finished.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Ending {
+    pub end: RolloutPhase,
+    /// PascalCase.
+    #[schemars(length(max = 64))]
+    pub reason: String,
+    #[schemars(length(max = 1024))]
+    pub message: String,
+    /// Whether the digest is quarantined.
+    #[serde(default)]
+    pub quarantine: bool,
 }
 
 /// The evaluation that decided a rollback.
