@@ -62,6 +62,10 @@ pub struct Verdict {
     pub checks: Vec<CheckResult>,
     pub policy_digest: Digest,
     pub trust_root_digest: Digest,
+    /// The source revision that the provenance names, where provenance was asked for and passed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 128))]
+    pub revision: Option<String>,
     /// When the earliest of what it rests on expires; none if nothing does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>")]

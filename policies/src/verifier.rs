@@ -53,6 +53,7 @@ impl Verifier {
             }],
             policy_digest: request.policy.digest(request.attestors),
             trust_root_digest: trust_root_digest(request.policy, request.attestors, request.trust_roots),
+            revision: None,
             expires: None,
             image: request.image,
         }
