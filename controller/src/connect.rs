@@ -60,8 +60,16 @@ async fn from_file(path: &Path) -> Result<Config, ConnectError> {
 pub enum CallError {
     #[error("no answer within {} s", CALL_DEADLINE.as_secs())]
     Deadline,
-    #[error(transparent)]
+    #[error("{}", answer(.0))]
     Kube(#[from] kube::Error),
+}
+
+/// The API server's own sentence, without the status object around it.
+fn answer(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => format!("{} ({})", status.message, status.code),
+        other => other.to_string(),
+    }
 }
 
 impl CallError {

@@ -67,8 +67,8 @@ pub enum InstallError {
     Manifest { name: &'static str, source: serde_yaml_ng::Error },
     #[error("{object}: the API server does not know this kind: {source}")]
     Kind { object: String, source: kube::Error },
-    #[error("{object}: {source}")]
-    Apply { object: String, source: CallError },
+    #[error("{object}: {reason}")]
+    Apply { object: String, reason: CallError },
     #[error("{0} was applied but is not served after 30 s")]
     NotEstablished(String),
 }
@@ -128,7 +128,7 @@ pub async fn install(args: &InstallArgs, client: Client, mut tell: impl FnMut(&s
         let value = serde_json::to_value(&crd).unwrap_or_default();
         let object: DynamicObject = serde_json::from_value(value).map_err(|source| InstallError::Apply {
             object: name.clone(),
-            source: kube::Error::SerdeError(source).into(),
+            reason: kube::Error::SerdeError(source).into(),
         })?;
         let change = applier.apply(&object).await?;
         note(&describe(&object), change, &mut tell);
@@ -253,7 +253,7 @@ impl Applier {
             }
             _ => Api::all_with(self.client.clone(), &resource),
         };
-        let failed = |source| InstallError::Apply { object: name.clone(), source };
+        let failed = |reason| InstallError::Apply { object: name.clone(), reason };
         let before = bounded(api.get_opt(&object.name_any())).await.map_err(failed)?;
         let params = PatchParams {
             field_manager: Some(format!("{}-install", names::FIELD_MANAGER)),
@@ -284,7 +284,7 @@ impl Applier {
             for _ in 0..150 {
                 let found = bounded(api.get(&name))
                     .await
-                    .map_err(|source| InstallError::Apply { object: name.clone(), source })?;
+                    .map_err(|reason| InstallError::Apply { object: name.clone(), reason })?;
                 let conditions = found.status.and_then(|status| status.conditions).unwrap_or_default();
                 served = conditions.iter().any(|c| c.type_ == "Established" && c.status == "True");
                 if served {

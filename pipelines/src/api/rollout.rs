@@ -29,7 +29,7 @@ use crate::judge::state::JudgeState;
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(extend("x-kubernetes-validations" = [
-    {"rule": "self.images == oldSelf.images && self.release == oldSelf.release && self.reason == oldSelf.reason && self.namespace == oldSelf.namespace", "message": "a Rollout ships what it was made for: only paused, abort, promoteThrough, maxWeight and superseded may change"},
+    {"rule": "self.images == oldSelf.images && self.release == oldSelf.release && self.reason == oldSelf.reason && self.__namespace__ == oldSelf.__namespace__", "message": "a Rollout ships what it was made for: only paused, abort, promoteThrough, maxWeight and superseded may change"},
     {"rule": "!oldSelf.abort || self.abort", "message": "abort cannot be taken back: retry the release instead"}
 ]))]
 pub struct RolloutSpec {
@@ -46,6 +46,7 @@ pub struct RolloutSpec {
     #[schemars(range(min = 1, max = 1000))]
     pub attempt: u32,
     #[serde(default)]
+    #[schemars(extend("maxLength" = 8))]
     pub reason: RolloutReason,
     /// Namespace in the environment on which it acts.
     #[schemars(length(min = 1, max = 63))]
