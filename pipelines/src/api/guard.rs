@@ -4,9 +4,23 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+/// Name of the [`Verdict`] on an image (`sha256:...`) under this policy and trust root in this namespace.
+///
+/// `sha256-<first 40 hex of the digest>-<first 12 hex of sha256(policy digest, trust-root digest, namespace)>`.
+/// A name is a way to find it, never proof: whoever reads a Verdict compares the four fields in its spec.
+pub fn verdict_name(digest: &str, policy_digest: &str, trust_root_digest: &str, namespace: &str) -> String {
+    let hex: String = digest.strip_prefix("sha256:").unwrap_or(digest).chars().take(40).collect();
+    // Length-prefixed, so that no two lists of parts join to the same bytes.
+    let parts: String =
+        [policy_digest, trust_root_digest, namespace].iter().map(|part| format!("{}:{part}", part.len())).collect();
+    let under: String = hex::encode(Sha256::digest(parts.as_bytes())).chars().take(12).collect();
+    format!("sha256-{hex}-{under}")
+}
 
 /// (digest, policy digest, trust-root digest) -> what the guard of this cluster found. Only the guard writes it.
-/// Named `sha256-<first 40 hex of the image digest>-<first 12 hex of sha256(policy digest, trust-root digest)>`.
+/// Named by [`verdict_name`].
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[kube(
     group = "tidegate.io",
@@ -32,6 +46,10 @@ pub struct VerdictSpec {
     /// Namespace whose check set was evaluated; the verdict holds there only.
     #[schemars(length(max = 63))]
     pub namespace: String,
+    /// The policy's check set that was evaluated; empty when an allowlist exempted the image or none applies.
+    #[serde(default)]
+    #[schemars(length(max = 256))]
+    pub check_set: String,
     pub decision: VerdictDecision,
     /// One line.
     #[schemars(length(max = 1024))]
@@ -138,4 +156,23 @@ pub struct Lifted {
     pub by: String,
     #[schemars(length(min = 10, max = 1024))]
     pub reason: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verdict_is_named_by_all_that_its_answer_depends_on() {
+        let digest = format!("sha256:{}", "ab".repeat(32));
+        let name = verdict_name(&digest, "sha256:p", "sha256:t", "portal");
+        assert!(name.starts_with(&format!("sha256-{}-", "ab".repeat(20))) && name.len() == 60, "{name}");
+        for other in [
+            verdict_name(&digest, "sha256:q", "sha256:t", "portal"),
+            verdict_name(&digest, "sha256:p", "sha256:u", "portal"),
+            verdict_name(&digest, "sha256:p", "sha256:t", "other"),
+        ] {
+            assert_ne!(name, other);
+        }
+    }
 }

@@ -19,7 +19,8 @@ pub use event::{
     EventSourceSpec, GithubReport, OidcPolicy, SecretKeyRef,
 };
 pub use guard::{
-    BreakGlass, BreakGlassSpec, Lifted, Quarantine, QuarantineSpec, Verdict, VerdictCheck, VerdictDecision, VerdictSpec,
+    BreakGlass, BreakGlassSpec, Lifted, Quarantine, QuarantineSpec, Verdict, VerdictCheck, VerdictDecision,
+    VerdictSpec, verdict_name,
 };
 pub use pipeline::{
     Objective, OnHubLost, OnInconclusive, Pause, Pipeline, PipelineImage, PipelineSpec, PipelineStatus, RatioMetric,
