@@ -1,0 +1,184 @@
+//! The server's certificate, read per accepted connection so that a rotation needs no restart
+//! (inotify on secret mounts is a known trap). A new file that cannot be used is told, and the last
+//! good one goes on serving. Never falls back to plain text.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::Mutex;
+
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateError {
+    #[error("cannot read {path}: {source}")]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{path} holds no usable {what}: {source}")]
+    Pem { path: PathBuf, what: &'static str, source: rustls::pki_types::pem::Error },
+    #[error("{path} holds no certificate")]
+    Empty { path: PathBuf },
+    #[error("certificate {certificate} and key {key} cannot be used together: {source}")]
+    Unusable { certificate: PathBuf, key: PathBuf, source: rustls::Error },
+}
+
+/// A certificate chain and its key, as files that may change at any time.
+pub struct Certificates {
+    certificate: PathBuf,
+    key: PathBuf,
+    state: Mutex<State>,
+}
+
+struct State {
+    config: Arc<ServerConfig>,
+    /// Of the files that `config` was made from.
+    good: [u8; 32],
+    /// Of the files that were refused last, so that each is told once.
+    refused: Option<[u8; 32]>,
+}
+
+impl Certificates {
+    /// Fails if the files cannot be used now: a server that never had a certificate must not start.
+    pub async fn load(certificate: &Path, key: &Path) -> Result<Self, CertificateError> {
+        let files = read(certificate, key).await?;
+        let config = configure(certificate, key, &files)?;
+        Ok(Self {
+            certificate: certificate.to_owned(),
+            key: key.to_owned(),
+            state: Mutex::new(State { config, good: files.fingerprint, refused: None }),
+        })
+    }
+
+    /// What the next connection is served with.
+    pub async fn current(&self) -> Arc<ServerConfig> {
+        let mut state = self.state.lock().await;
+        let files = match read(&self.certificate, &self.key).await {
+            Ok(files) => files,
+            Err(error) => {
+                // An unreadable file has no content to tell it by; one constant stands for them all.
+                if state.refused.replace([0; 32]) != Some([0; 32]) {
+                    tracing::warn!(%error, "the certificate cannot be read; the last good one goes on serving");
+                }
+                return state.config.clone();
+            }
+        };
+        if files.fingerprint == state.good {
+            state.refused = None;
+        } else if state.refused != Some(files.fingerprint) {
+            match configure(&self.certificate, &self.key, &files) {
+                Ok(config) => {
+                    tracing::info!(certificate = %self.certificate.display(), "a new certificate is served from now on");
+                    *state = State { config, good: files.fingerprint, refused: None };
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the new certificate cannot be used; the last good one goes on serving");
+                    state.refused = Some(files.fingerprint);
+                }
+            }
+        }
+        state.config.clone()
+    }
+}
+
+struct Files {
+    certificate: Vec<u8>,
+    key: Vec<u8>,
+    fingerprint: [u8; 32],
+}
+
+async fn read(certificate: &Path, key: &Path) -> Result<Files, CertificateError> {
+    let bytes = async |path: &Path| {
+        tokio::fs::read(path).await.map_err(|source| CertificateError::Read { path: path.to_owned(), source })
+    };
+    let (certificate, key) = (bytes(certificate).await?, bytes(key).await?);
+    let mut hash = Sha256::new();
+    hash.update((certificate.len() as u64).to_be_bytes());
+    hash.update(&certificate);
+    hash.update(&key);
+    Ok(Files { certificate, key, fingerprint: hash.finalize().into() })
+}
+
+fn configure(certificate: &Path, key: &Path, files: &Files) -> Result<Arc<ServerConfig>, CertificateError> {
+    let pem = |path: &Path, what| {
+        let path = path.to_owned();
+        move |source| CertificateError::Pem { path, what, source }
+    };
+    let chain = CertificateDer::pem_slice_iter(&files.certificate)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(pem(certificate, "certificate"))?;
+    if chain.is_empty() {
+        return Err(CertificateError::Empty { path: certificate.to_owned() });
+    }
+    let private = PrivateKeyDer::from_pem_slice(&files.key).map_err(pem(key, "private key"))?;
+    let unusable =
+        |source| CertificateError::Unusable { certificate: certificate.to_owned(), key: key.to_owned(), source };
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(unusable)?
+        .with_no_client_auth()
+        .with_single_cert(chain, private)
+        .map_err(unusable)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Dir(PathBuf);
+
+    impl Dir {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("tidegate-tls-{}-{name}", std::process::id()));
+            std::fs::create_dir_all(&path).unwrap();
+            Dir(path)
+        }
+
+        fn write(&self) -> (PathBuf, PathBuf) {
+            let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+            let (certificate, key) = (self.0.join("tls.crt"), self.0.join("tls.key"));
+            std::fs::write(&certificate, made.cert.pem()).unwrap();
+            std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+            (certificate, key)
+        }
+    }
+
+    impl Drop for Dir {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_new_certificate_is_served_without_a_restart_and_a_broken_one_is_not() {
+        let dir = Dir::new("reload");
+        let (certificate, key) = dir.write();
+        let certificates = Certificates::load(&certificate, &key).await.unwrap();
+        let first = certificates.current().await;
+        assert!(Arc::ptr_eq(&first, &certificates.current().await), "unchanged files are not parsed again");
+
+        dir.write();
+        let second = certificates.current().await;
+        assert!(!Arc::ptr_eq(&first, &second), "the new certificate is served");
+
+        std::fs::write(&certificate, "not a certificate").unwrap();
+        assert!(Arc::ptr_eq(&second, &certificates.current().await), "a broken file keeps the last good one");
+        std::fs::remove_file(&key).unwrap();
+        assert!(Arc::ptr_eq(&second, &certificates.current().await), "so does a missing one");
+
+        dir.write();
+        assert!(!Arc::ptr_eq(&second, &certificates.current().await), "and a good one is taken again");
+    }
+
+    #[tokio::test]
+    async fn a_key_that_does_not_fit_is_refused_at_the_start() {
+        let (one, other) = (Dir::new("one"), Dir::new("other"));
+        let (certificate, _) = one.write();
+        let (_, key) = other.write();
+        let refused = Certificates::load(&certificate, &key).await.err().unwrap();
+        assert!(matches!(refused, CertificateError::Unusable { .. }), "{refused}");
+    }
+}
