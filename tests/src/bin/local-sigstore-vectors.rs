@@ -46,7 +46,7 @@ async fn main() -> Result<()> {
     let tools = SupplyTools::in_dir(&arguments.tools);
     let started = Instant::now();
     let oidc = Arc::new(Oidc::start("127.0.0.1:7080".parse()?).await?);
-    let sigstore = Arc::new(Sigstore::start(&arguments.scratch.join("sigstore"), &tools, oidc).await?);
+    let sigstore = Arc::new(Sigstore::start(&arguments.scratch.join("sigstore"), &tools, oidc.clone()).await?);
     println!("sigstore up: {:?}", started.elapsed());
 
     let start = async |address: &str, referrers| {
@@ -59,8 +59,10 @@ async fn main() -> Result<()> {
     publish_to_old_registry(&old, &arguments.out).await?;
     let keyed = keyed(&modern, &arguments.out).await?;
     export(&modern, &arguments.out, &made, &keyed).await?;
+    oidc.rotate(false)?;
     let index = multi_arch(&modern).await?;
-    println!("index {index} signed and verified");
+    println!("index {index} signed and verified, after the issuer changed its key");
+    unreachable_and_back(&modern, &made.portal).await?;
     Ok(())
 }
 
@@ -99,13 +101,20 @@ async fn publish_all(publisher: &Publisher) -> Result<Made> {
     println!("cosign verify of an image with an SBOM attestation and no signature: accepted = {accepted}");
 
     // The SBOM attested to `good`, attached by hand to another image.
-    let copied = publisher.publish(&version("copied").sbom(Sbom::Missing)).await?;
-    let bundle = find(publisher, &portal.digest, &PredicateType::CycloneDx).await?.bundle;
-    let uri = PredicateType::CycloneDx.uri();
-    bundles::attach(&publisher.registry, REPO, &copied.digest, &bundle, uri).await?;
+    let copied = publisher.publish(&version("copied").sbom(Sbom::CopiedFrom(portal.clone()))).await?;
     let refused = publisher.sigstore.verify_attestation(&copied.by_digest(), &PredicateType::CycloneDx).await;
     ensure!(refused.is_err(), "cosign accepts an attestation of another image");
     println!("cosign verify-attestation of a copied SBOM: {:#}", refused.unwrap_err());
+    let started = Instant::now();
+    let fleet: Vec<PublishSpec> = (0..8)
+        .map(|number| version(&format!("many-{number}")).provenance(Provenance::cloud_build(SOURCE, REVISION)))
+        .collect();
+    let many = futures::future::try_join_all(fleet.iter().map(|spec| publisher.publish(spec))).await?;
+    println!("eight images at once, each signed and attested twice: {:?}", started.elapsed());
+    for image in &many {
+        let found = publisher.registry.referrers(REPO, &image.digest).await?.len();
+        ensure!(found == 3, "{} has {found} referrers", image.by_digest());
+    }
     Ok(Made { portal, spdx, banned, copied })
 }
 
@@ -171,6 +180,20 @@ async fn multi_arch(publisher: &Publisher) -> Result<String> {
     publisher.sigstore.sign(&image).await?;
     publisher.sigstore.verify(&image).await?;
     Ok(digest)
+}
+
+async fn unreachable_and_back(publisher: &Publisher, image: &Published) -> Result<()> {
+    let registry = &publisher.registry;
+    registry.freeze().await?;
+    let patience = std::time::Duration::from_millis(300);
+    let frozen = tokio::time::timeout(patience, registry.manifest(REPO, &image.digest)).await;
+    registry.thaw().await?;
+    ensure!(frozen.is_err(), "a frozen registry answers");
+    registry.manifest(REPO, &image.digest).await?.context("the image after the thaw")?;
+    registry.delete(REPO, &image.tag).await?;
+    ensure!(registry.manifest(REPO, &image.tag).await?.is_none(), "a deleted tag is still there");
+    println!("registry frozen, thawed, tag deleted");
+    Ok(())
 }
 
 async fn export(publisher: &Publisher, out: &Path, made: &Made, keyed: &Keyed) -> Result<()> {

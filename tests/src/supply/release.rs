@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::behavior::Behavior;
+use super::bundles;
 use super::cosign::PredicateType;
 use super::image::ImageSpec;
 use super::provenance::Provenance;
@@ -21,6 +22,8 @@ pub enum Sbom {
     Spdx(Vec<Component>),
     /// A document that describes another image, properly attested to this one.
     OfAnotherImage(Subject),
+    /// The attestation of another image, of the same repository, attached to this one by hand.
+    CopiedFrom(Published),
 }
 
 #[derive(Debug, Clone)]
@@ -122,6 +125,9 @@ impl Publisher {
             }
         };
         let sbom = async {
+            if let Sbom::CopiedFrom(other) = &spec.sbom {
+                return self.copy_sbom(&spec.repo, other, &published.digest).await;
+            }
             match document(&spec.sbom, &subject) {
                 Some((kind, document)) => self.sigstore.attest(image, &kind, &document).await,
                 None => Ok(()),
@@ -137,11 +143,19 @@ impl Publisher {
         }
         Ok(())
     }
+
+    async fn copy_sbom(&self, repo: &str, from: &Published, to: &str) -> Result<()> {
+        let wanted = PredicateType::CycloneDx;
+        let found = bundles::fetch(&self.registry, repo, &from.digest).await?;
+        let sbom = found.iter().find(|referrer| referrer.predicate_type() == Some(wanted.uri()));
+        let sbom = sbom.with_context(|| format!("{} has no CycloneDX attestation", from.by_digest()))?;
+        bundles::attach(&self.registry, repo, to, &sbom.bundle, wanted.uri()).await.map(drop)
+    }
 }
 
 fn document(sbom: &Sbom, subject: &Subject) -> Option<(PredicateType, Value)> {
     match sbom {
-        Sbom::Missing => None,
+        Sbom::Missing | Sbom::CopiedFrom(_) => None,
         Sbom::CycloneDx(components) => Some((PredicateType::CycloneDx, sbom::cyclonedx(subject, components))),
         Sbom::Spdx(components) => Some((PredicateType::Spdx, sbom::spdx(subject, components))),
         Sbom::OfAnotherImage(other) => Some((PredicateType::CycloneDx, sbom::cyclonedx(other, &sbom::harmless()))),

@@ -198,7 +198,7 @@ async fn start_services(dir: &Path, tools: &SupplyTools) -> Result<Vec<Daemon>> 
     let fulcio = "serve --ca ephemeralca --ct-log-url= --config-path fulcio.yaml --host 127.0.0.1 --port 5555 \
                   --grpc-host 127.0.0.1 --grpc-port 5554 --metrics-port 2113";
     let rekor = "serve --hostname 127.0.0.1 --storage-dir log --signer-filepath rekor.pem --http-port 3003 \
-                 --grpc-port 3004 --http-metrics-port 2114 --checkpoint-interval 1s";
+                 --grpc-port 3004 --http-metrics-port 2114 --checkpoint-interval 200ms --batch-max-age 50ms";
     let tsa = "serve --host 127.0.0.1 --port 3005 --timestamp-signer memory --disable-ntp-monitoring";
     let start = |name, program: &Path, line: &str| {
         Daemon::start(name, program, &line.split_whitespace().collect::<Vec<_>>(), dir)
