@@ -10,11 +10,10 @@ use std::time::Duration;
 use http::{Request, Response};
 use hyper::body::{Body, Incoming};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
@@ -68,7 +67,7 @@ pub async fn serve<S, B>(
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
     let places = Arc::new(Semaphore::new(limits.connections));
-    let graceful = GracefulShutdown::new();
+    let (stop, stopping) = watch::channel(false);
     let mut connections = JoinSet::new();
     tokio::pin!(shutdown);
     loop {
@@ -86,15 +85,15 @@ pub async fn serve<S, B>(
             continue;
         };
         let _ = stream.set_nodelay(true);
-        let (transport, service, watcher) = (transport.clone(), service.clone(), graceful.watcher());
+        let (transport, service, stopping) = (transport.clone(), service.clone(), stopping.clone());
         connections.spawn(async move {
             let _place = place;
             match transport {
-                Transport::Plain => converse(stream, service, limits, watcher).await,
+                Transport::Plain => converse(stream, service, limits, stopping).await,
                 Transport::Tls(certificates) => {
                     let acceptor = TlsAcceptor::from(certificates.current().await);
                     match tokio::time::timeout(limits.handshake, acceptor.accept(stream)).await {
-                        Ok(Ok(stream)) => converse(stream, service, limits, watcher).await,
+                        Ok(Ok(stream)) => converse(stream, service, limits, stopping).await,
                         Ok(Err(error)) => tracing::debug!(%error, "no TLS handshake"),
                         Err(_) => tracing::debug!("no TLS handshake in time"),
                     }
@@ -104,17 +103,15 @@ pub async fn serve<S, B>(
         while connections.try_join_next().is_some() {}
     }
     drop(listener);
-    if tokio::time::timeout(limits.drain, graceful.shutdown()).await.is_err() {
+    let _ = stop.send(true);
+    let drained = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(limits.drain, drained).await.is_err() {
         tracing::warn!(open = connections.len(), "requests were cut off at the shutdown");
     }
 }
 
-async fn converse<I, S, B>(
-    stream: I,
-    service: S,
-    limits: Limits,
-    watcher: Watcher,
-) where
+async fn converse<I, S, B>(stream: I, service: S, limits: Limits, mut stopping: watch::Receiver<bool>)
+where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: tower::Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
@@ -127,7 +124,16 @@ async fn converse<I, S, B>(
         .header_read_timeout(limits.head)
         .max_buf_size(64 * 1024)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
-    if let Err(error) = watcher.watch(connection).await {
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        // A watch's guard is not Send: it must be gone before the next await.
+        () = async { let _ = stopping.wait_for(|stop| *stop).await; } => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
         tracing::debug!(%error, "a connection ended early");
     }
 }

@@ -4,22 +4,11 @@
 //! `answer`. Judges by policies and verdicts of its own cluster only, so that it guards while hub and
 //! registry are away. Mutates nothing, and never takes labels, annotations or status as evidence.
 
-pub mod ahead;
-pub mod answer;
-pub mod assess;
 pub mod cluster;
-pub mod decide;
 pub mod facts;
-pub mod gather;
-pub mod metrics;
-pub mod reflect;
 pub mod review;
-pub mod route;
 pub mod stable;
 pub mod template;
 
-pub use answer::{Decided, Guard, Recorder, Settings};
 pub use cluster::{Cluster, NotInForce};
 pub use facts::InForce;
-pub use reflect::KubeCluster;
-pub use route::routes;

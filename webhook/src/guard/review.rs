@@ -22,8 +22,15 @@ pub struct Review {
 pub enum Subject {
     /// Nothing that runs an image, or a deletion: always passes.
     Passes,
-    Pod { new: Box<Object>, old: Option<Box<Object>> },
-    Workload { kind: String, new: Box<Object>, old: Option<Box<Object>> },
+    Pod {
+        new: Box<Object>,
+        old: Option<Box<Object>>,
+    },
+    Workload {
+        kind: String,
+        new: Box<Object>,
+        old: Option<Box<Object>>,
+    },
 }
 
 /// An object with the pod (or the template of pods) inside it.
