@@ -3,6 +3,8 @@
 
 /// Namespace of the roles themselves, of EventSources and of BuildEvents.
 pub const SYSTEM_NAMESPACE: &str = "tidegate-system";
+/// Source of BuildEvents that a person made (`tidegate release`): bound to no EventSource, only to RBAC.
+pub const PERSON_SOURCE: &str = "person";
 /// Field manager of the roles' own server-side applies.
 pub const FIELD_MANAGER: &str = "tidegate";
 /// Field manager that raises an HPA's `minReplicas` during a rollout.
