@@ -11,4 +11,7 @@
     reason = "a rig that cannot start should stop the run with what went wrong"
 )]
 
+pub mod netns;
+pub mod parts;
+pub mod rig;
 pub mod supply;
