@@ -52,7 +52,9 @@ pub(super) fn prepare(
     let server = authority.issue(&[&address, "127.0.0.1", "localhost", "kubernetes.default.svc", "10.96.0.1"])?;
     std::fs::write(dir.join("apiserver.crt"), server.certificate)?;
     cluster::write_private(&dir.join("apiserver.key"), &server.key)?;
-    cluster::write_private(&dir.join("accounts.key"), &Authority::signing_key()?)?;
+    let (private, public) = Authority::signing_keys()?;
+    cluster::write_private(&dir.join("accounts.key"), &private)?;
+    std::fs::write(dir.join("accounts.pub"), public)?;
     std::fs::write(dir.join("audit-policy.yaml"), audit::POLICY)?;
     let mut tokens = BTreeMap::new();
     let mut lines = String::new();
@@ -77,7 +79,7 @@ pub(super) fn api_server(parts: &Parts, dir: &Path, name: &str, address: Ipv4Add
         format!("--cert-dir={}", file("certificates")),
         format!("--tls-cert-file={}", file("apiserver.crt")),
         format!("--tls-private-key-file={}", file("apiserver.key")),
-        format!("--service-account-key-file={}", file("accounts.key")),
+        format!("--service-account-key-file={}", file("accounts.pub")),
         format!("--service-account-signing-key-file={}", file("accounts.key")),
         "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
         format!("--token-auth-file={}", file("tokens.csv")),

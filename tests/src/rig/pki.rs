@@ -44,8 +44,11 @@ impl Authority {
         Ok(Issued { certificate: certificate.pem(), key: key.serialize_pem() })
     }
 
-    /// A key pair's private half, for the API servers' service-account tokens.
-    pub fn signing_key() -> Result<String> {
-        Ok(KeyPair::generate()?.serialize_pem())
+    /// A key pair for service-account tokens: private half, then public half.
+    ///
+    /// The API server reads an ECDSA key to check tokens with only as a public key.
+    pub fn signing_keys() -> Result<(String, String)> {
+        let pair = KeyPair::generate()?;
+        Ok((pair.serialize_pem(), pair.public_key_pem()))
     }
 }
