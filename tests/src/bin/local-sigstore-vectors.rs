@@ -17,7 +17,7 @@ use tidegate_tests::supply::provenance::Provenance;
 use tidegate_tests::supply::release::Sbom;
 use tidegate_tests::supply::sbom::{Component, Subject};
 use tidegate_tests::supply::{
-    Behavior, ImageSpec, Oidc, PublishSpec, Published, Publisher, Registry, Sigstore, SupplyTools, bundles, sbom,
+    Behavior, ImageSpec, PublishSpec, Published, Publisher, Registry, SupplyChain, SupplyTools, bundles, sbom,
 };
 use tokio::time::Instant;
 
@@ -45,21 +45,17 @@ async fn main() -> Result<()> {
     std::fs::create_dir_all(&arguments.out)?;
     let tools = SupplyTools::in_dir(&arguments.tools);
     let started = Instant::now();
-    let oidc = Arc::new(Oidc::start("127.0.0.1:7080".parse()?).await?);
-    let sigstore = Arc::new(Sigstore::start(&arguments.scratch.join("sigstore"), &tools, oidc.clone()).await?);
-    println!("sigstore up: {:?}", started.elapsed());
-
-    let start = async |address: &str, referrers| {
-        Registry::start(&tools, &arguments.scratch, address.parse()?, referrers).await.map(Arc::new)
-    };
-    let modern = Publisher { registry: start("10.244.254.1:5000", true).await?, sigstore: sigstore.clone() };
-    let old = Publisher { registry: start("10.244.254.1:5001", false).await?, sigstore: sigstore.clone() };
+    let chain = SupplyChain::start(&arguments.scratch, &tools, &["shop/portal"]).await?;
+    println!("supply chain up: {:?}", started.elapsed());
+    let modern = chain.publisher().clone();
+    let registry = Registry::start(&tools, &arguments.scratch, "10.244.254.1:5001".parse()?, false).await?;
+    let old = Publisher { registry: Arc::new(registry), sigstore: chain.sigstore.clone() };
 
     let made = publish_all(&modern).await?;
     publish_to_old_registry(&old, &arguments.out).await?;
     let keyed = keyed(&modern, &arguments.out).await?;
     export(&modern, &arguments.out, &made, &keyed).await?;
-    oidc.rotate(false)?;
+    chain.sigstore.rotate_issuer_key()?;
     let index = multi_arch(&modern).await?;
     println!("index {index} signed and verified, after the issuer changed its key");
     unreachable_and_back(&modern, &made.portal).await?;

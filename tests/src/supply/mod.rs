@@ -5,6 +5,7 @@
 
 pub mod behavior;
 pub mod bundles;
+pub mod chain;
 pub mod cosign;
 pub mod daemon;
 pub mod events;
@@ -21,6 +22,7 @@ pub mod sigstore;
 pub mod tools;
 
 pub use behavior::Behavior;
+pub use chain::SupplyChain;
 pub use events::{Answer, Events};
 pub use github::Github;
 pub use image::ImageSpec;

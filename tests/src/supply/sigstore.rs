@@ -78,6 +78,11 @@ impl Sigstore {
         self.oidc.issuer()
     }
 
+    /// From now on the build system's issuer signs with a new key, and the old one is gone.
+    pub fn rotate_issuer_key(&self) -> Result<()> {
+        self.oidc.rotate(false)
+    }
+
     pub fn identity(&self) -> &'static str {
         IDENTITY
     }
