@@ -1,11 +1,21 @@
 //! One evaluation: state and samples in, new state and a decision with its reasons out.
 //! Never decides from missing data: no evidence is neither a failure nor a pass.
 
-use jiff::Timestamp;
+use std::collections::BTreeSet;
 
-use super::config::{Batch, JudgeConfig, Scene};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::config::{Batch, JudgeConfig, Scene, Watch};
 use super::state::JudgeState;
+use super::witness::{self, Heard, Members, Moment};
+use super::{dispersion, eprocess, guards};
 use crate::api::BreachKind;
+
+/// Fewer canary errors than this never roll back, whatever the ratio.
+const LEAST_CANARY_ERRORS: u64 = 4;
+/// More than this share of requests that the canary's pods never counted: nothing is certified from what they did count.
+const MOST_LOST: f64 = 0.3;
 
 /// What the samples say. Least times of steps, weights and deadlines are the planner's.
 #[derive(Clone, Debug, PartialEq)]
@@ -125,25 +135,180 @@ fn short(value: f64) -> String {
     }
 }
 
-/// Takes the samples after the state's watermark into the evidence and decides.
+/// Takes the samples after the state's watermarks into the evidence and decides.
 pub fn assess(
     config: &JudgeConfig,
     state: &JudgeState,
-    _scene: &Scene,
-    _batch: &Batch,
+    scene: &Scene,
+    batch: &Batch,
     now: Timestamp,
 ) -> (JudgeState, Assessment) {
-    let assessment = Assessment {
-        decision: Decision::Continue,
-        evidence: vec![],
-        combined_bad: 0.0,
-        newest_sample_at: None,
-        sight: Sight::default(),
-        canary_scraped: false,
-        config_errors: vec![],
-        lost_share: None,
-        observed_share: None,
-        next_read_at: now + config.interval.signed(),
+    let mut state = state.clone();
+    measure_dispersion(&mut state, scene, batch);
+    let moment = Moment::of(config, &state, scene, now);
+    enter(&mut state, scene, &moment);
+    let members = Members::new(config, scene);
+    let heard = witness::hear(config, &mut state, &members, batch, &moment);
+    let evidence: Vec<Evidence> = heard.iter().map(|h| evidence_of(config, &state, h)).collect();
+    // A weighted mean of e-values is an e-value: one alpha over objectives and witnesses.
+    let combined_bad = evidence.iter().map(|e| e.bad).sum::<f64>() / evidence.len().max(1) as f64;
+    let sight = sight_of(&heard);
+    let (lost_share, observed_share) = (guards::lost_share(&heard), guards::observed_share(&heard));
+    let decision = match scene.watch {
+        Watch::Before => Decision::Continue,
+        _ => decide(config, scene, &state, &evidence, combined_bad, &heard, lost_share, now),
     };
-    (state.clone(), assessment)
+    let newest = state.processes.iter().map(|p| p.watermark_ms).filter(|ms| *ms > moment.start).max();
+    state.watermark = state.processes.iter().map(|p| p.watermark_ms).min().and_then(at).map(Time);
+    let assessment = Assessment {
+        decision,
+        evidence,
+        combined_bad,
+        newest_sample_at: newest.and_then(at),
+        canary_scraped: heard.iter().any(|h| !h.gateway && h.canary_scraped),
+        sight,
+        config_errors: config_errors(batch, &heard),
+        lost_share,
+        observed_share,
+        next_read_at: next_read(config, &heard, now),
+    };
+    (state, assessment)
+}
+
+fn at(ms: i64) -> Option<Timestamp> {
+    Timestamp::from_millisecond(ms).ok()
+}
+
+fn measure_dispersion(state: &mut JudgeState, scene: &Scene, batch: &Batch) {
+    if let (None, Some(history)) = (state.phi, &batch.history) {
+        let pods: BTreeSet<String> = scene.arms.stable.iter().map(|p| p.name.clone()).collect();
+        let found = dispersion::measure(history, &pods);
+        state.phi = Some(super::state::rounded(found.phi));
+        state.phi_note = Some(found.note.chars().take(256).collect());
+    }
+}
+
+/// What starts anew: the evidence for going on at each step, everything when baking begins.
+fn enter(state: &mut JudgeState, scene: &Scene, moment: &Moment) {
+    match scene.watch {
+        Watch::Before => {}
+        Watch::Canary { step, .. } => {
+            if state.step != step || state.step_since_ms != moment.step_since || state.baking {
+                state.step = step;
+                state.step_since_ms = moment.step_since;
+                state.baking = false;
+                for process in &mut state.processes {
+                    process.log_good.clear();
+                    process.step_canary_requests = 0;
+                    process.step_canary_errors = 0;
+                }
+            }
+        }
+        Watch::Baking { .. } if !state.baking => {
+            state.baking = true;
+            state.processes.iter_mut().for_each(|p| p.start_baking(moment.start));
+        }
+        Watch::Baking { .. } => {}
+    }
+}
+
+fn evidence_of(config: &JudgeConfig, state: &JudgeState, heard: &Heard) -> Evidence {
+    let process = state.process(&heard.name).cloned().unwrap_or_default();
+    let cap = |log: f64| log.min(690.0).exp();
+    Evidence {
+        name: heard.name.clone(),
+        bad: cap(eprocess::log_bad(&process)),
+        bad_threshold: config.threshold_bad(),
+        good: cap(eprocess::log_good(&process)),
+        good_threshold: config.threshold_good(),
+        phi: state.phi(),
+        canary_requests: process.canary_requests,
+        canary_errors: process.canary_errors,
+        stable_requests: process.stable_requests,
+        stable_errors: process.stable_errors,
+        notes: heard.notes.clone(),
+    }
+}
+
+#[allow(clippy::too_many_arguments)] // one step of `assess`, split off to be read
+fn decide(
+    config: &JudgeConfig,
+    scene: &Scene,
+    state: &JudgeState,
+    evidence: &[Evidence],
+    combined_bad: f64,
+    heard: &[Heard],
+    lost_share: Option<f64>,
+    now: Timestamp,
+) -> Decision {
+    if let Some(why) = heard.iter().find_map(|h| h.hard_stop.clone()) {
+        return Decision::RollBack { kind: BreachKind::HardStop, why };
+    }
+    let worst = evidence.iter().max_by(|a, b| a.bad.total_cmp(&b.bad));
+    if let Some(worst) = worst
+        && combined_bad >= config.threshold_bad()
+        && worst.canary_errors >= LEAST_CANARY_ERRORS
+    {
+        let control = if state.baking { ", against the service's own past (weaker than a canary)" } else { "" };
+        let why = format!(
+            "combined E={} of {}{control}; {}",
+            short(combined_bad),
+            short(config.threshold_bad()),
+            worst.line()
+        );
+        return Decision::RollBack { kind: BreachKind::Judge, why };
+    }
+    let Watch::Canary { since: Some(since), .. } = scene.watch else { return Decision::Continue };
+    // Going on is certified by every objective's own counters; the gateway's can only speak against it.
+    let lost = lost_share.is_some_and(|share| share > MOST_LOST);
+    let objectives: Vec<&Evidence> = heard.iter().zip(evidence).filter(|(h, _)| !h.gateway).map(|(_, e)| e).collect();
+    if !objectives.is_empty() && !lost && objectives.iter().all(|e| e.good >= e.good_threshold) {
+        return Decision::Advance;
+    }
+    if since + config.step_max_time.signed() > now {
+        return Decision::Continue;
+    }
+    let mut lacks: Vec<String> = Vec::new();
+    if lost {
+        let share = lost_share.unwrap_or_default() * 100.0;
+        lacks.push(format!("the canary's pods never counted {share:.0} % of the requests that the gateway sent them"));
+    }
+    for one in objectives.iter().filter(|e| e.good < e.good_threshold) {
+        lacks.push(guards::lacks(state, one, since, now));
+    }
+    Decision::Inconclusive { lacks: lacks.join("; ") }
+}
+
+fn sight_of(heard: &[Heard]) -> Sight {
+    let newest = |gateway: bool| {
+        let of = |pick: fn(&Heard) -> Option<i64>| {
+            heard.iter().filter(|h| h.gateway == gateway).filter_map(pick).max().and_then(at)
+        };
+        WitnessSight { stable: of(|h| h.stable_seen), canary: of(|h| h.canary_seen) }
+    };
+    Sight { pods: newest(false), gateway: newest(true) }
+}
+
+fn config_errors(batch: &Batch, heard: &[Heard]) -> Vec<String> {
+    let silent = heard.iter().filter(|h| h.total_matches_nothing).map(|h| {
+        format!(
+            "objective {}: ratio.total matches no series of the stable pods, though they are scraped: is the metric's name right?",
+            h.name
+        )
+    });
+    let mut lines = batch.config_errors.clone();
+    lines.extend(silent.filter(|line| !batch.config_errors.contains(line)));
+    lines
+}
+
+/// Right after the next sample can be there: breach to weight 0 is counted from that sample.
+fn next_read(config: &JudgeConfig, heard: &[Heard], now: Timestamp) -> Timestamp {
+    const AFTER_SAMPLE_MS: i64 = 50;
+    let now_ms = now.as_millisecond();
+    let interval = config.interval.signed().as_millis() as i64;
+    let soon = now_ms + (interval / 10).clamp(50, 1_000);
+    let due = heard.iter().filter_map(|h| h.due).map(|due| due + AFTER_SAMPLE_MS);
+    let next = due.map(|due| if due <= now_ms { soon } else { due }).min().unwrap_or(now_ms + interval);
+    // However odd the sample times are, it looks at least once an interval.
+    at(next.clamp(now_ms + 20, now_ms + interval + AFTER_SAMPLE_MS)).unwrap_or(now)
 }

@@ -110,6 +110,9 @@ pub enum Watch {
 pub struct RawSeries {
     /// Pod name; for the gateway's counters `stable` or `canary` (the backend).
     pub of: String,
+    /// The scrape target (job and instance). Only series of one target share their scrape times: a pod may have
+    /// several targets, and "scraped before" is a fact about one of them.
+    pub source: String,
     /// What tells it from its siblings: the other labels, in a fixed order.
     pub key: String,
     /// Unix milliseconds and value.

@@ -7,7 +7,14 @@
 
 pub mod assess;
 pub mod config;
+pub mod dispersion;
+pub mod eprocess;
+pub mod expected;
+mod guards;
+mod samples;
+pub mod selector;
 pub mod state;
+mod witness;
 
 pub use assess::{Assessment, Decision, Evidence, Sight, WitnessSight, assess};
 pub use config::{Arms, Batch, JudgeConfig, ObjectiveSamples, Pod, RawSeries, Reading, Scene, Watch, alpha_shares};

@@ -26,6 +26,9 @@ pub struct JudgeState {
     /// The step to which the evidence for going on belongs.
     #[serde(default)]
     pub step: u8,
+    /// Unix milliseconds since which that step's weight was seen: a step entered again is judged anew.
+    #[serde(default)]
+    pub step_since_ms: i64,
     /// Whether the processes watch a promoted version against the service's own past.
     #[serde(default)]
     pub baking: bool,
@@ -38,6 +41,11 @@ pub struct JudgeState {
 impl JudgeState {
     pub fn watermark(&self) -> Option<Timestamp> {
         self.watermark.as_ref().map(|t| t.0)
+    }
+
+    /// The over-dispersion in force: without a measurement more than none is assumed.
+    pub fn phi(&self) -> f64 {
+        self.phi.filter(|phi| phi.is_finite()).unwrap_or(1.5).max(1.0)
     }
 
     pub fn process(&self, name: &str) -> Option<&ProcessState> {
@@ -55,6 +63,9 @@ pub struct ProcessState {
     /// Unix milliseconds of the newest sample that is in.
     #[serde(default)]
     pub watermark_ms: i64,
+    /// Unix milliseconds from which on it has looked: the counters may remember an earlier rollout.
+    #[serde(default)]
+    pub started_ms: i64,
     /// Scrapes with canary requests so far.
     #[serde(default)]
     pub scrapes: u32,
@@ -82,11 +93,29 @@ pub struct ProcessState {
     pub step_canary_requests: u64,
     #[serde(default)]
     pub step_canary_errors: u64,
-    /// Canary's and stable's requests and errors of the service's own past, the control while baking.
+    /// Requests and errors of the service's own past, the control while baking.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub past_requests: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub past_errors: Option<u64>,
+}
+
+impl ProcessState {
+    pub fn new(name: &str, start_ms: i64) -> Self {
+        ProcessState { name: name.to_owned(), watermark_ms: start_ms, started_ms: start_ms, ..Self::default() }
+    }
+
+    /// From now on the promoted version is compared with what stable did during the rollout.
+    pub(crate) fn start_baking(&mut self, start_ms: i64) {
+        *self = ProcessState {
+            name: std::mem::take(&mut self.name),
+            watermark_ms: start_ms,
+            started_ms: start_ms,
+            past_requests: Some(self.stable_requests),
+            past_errors: Some(self.stable_errors),
+            ..Self::default()
+        };
+    }
 }
 
 /// Rounds to 1e-9: exact through JSON (at most 15 significant digits below 1e6), and far below what matters.
