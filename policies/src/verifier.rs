@@ -1,16 +1,22 @@
 //! Fetch, evidence, decide: the whole verification of one image. Never trusts annotations, labels
 //! or anything else that the request carries; only what it fetched and verified itself.
 
-use std::collections::BTreeMap;
+mod collect;
+mod kept;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
+use crate::decide::{self, Digests, Subject};
 use crate::digest::Digest;
+use crate::evidence::Authorities;
 use crate::image::ImageRef;
 use crate::model::{Attestor, Policy, Scope, TrustRoot, trust_root_digest};
 use crate::registry::Fetch;
-use crate::verdict::{CheckResult, Decision, Outcome, Verdict};
+use crate::verdict::{Decision, Verdict};
 
 /// What is to be verified, under what.
 #[derive(Clone, Debug)]
@@ -26,13 +32,26 @@ pub struct VerifyRequest<'a> {
     pub now: Timestamp,
 }
 
+/// Verifies images. Concurrent requests for the same question are one verification; what was
+/// allowed is kept, errors and denials are asked anew.
 pub struct Verifier {
     fetch: Arc<dyn Fetch>,
+    deadline: Duration,
+    kept: kept::Kept,
 }
 
 impl Verifier {
+    /// Longer than a registry at its worst, shorter than the patience of a reconcile.
+    const DEADLINE: Duration = Duration::from_secs(20);
+
     pub fn new(fetch: Arc<dyn Fetch>) -> Self {
-        Self { fetch }
+        Self { fetch, deadline: Self::DEADLINE, kept: kept::Kept::default() }
+    }
+
+    /// The whole of one verification; an API server waits at most 30 s for an admission webhook,
+    /// and less by default.
+    pub fn with_deadline(self, deadline: Duration) -> Self {
+        Self { deadline, ..self }
     }
 
     /// The registry access that this verifier uses, to resolve tags with.
@@ -41,22 +60,77 @@ impl Verifier {
     }
 
     pub async fn verify(&self, request: VerifyRequest<'_>) -> Verdict {
-        Verdict {
-            decision: Decision::Error,
-            check_set: String::new(),
-            checks: vec![CheckResult {
-                name: "verification".into(),
-                outcome: Outcome::Error,
-                message: "not yet".into(),
-                evidence: vec![],
-                retryable: true,
-            }],
-            policy_digest: request.policy.digest(request.attestors),
-            trust_root_digest: trust_root_digest(request.policy, request.attestors, request.trust_roots),
-            revision: None,
-            expires: None,
-            image: request.image,
+        let digests = Digests {
+            policy: request.policy.digest(request.attestors),
+            trust_root: trust_root_digest(request.policy, request.attestors, request.trust_roots),
+        };
+        let Some(digest) = request.image.digest.clone() else {
+            // Its own digest stands in: a verdict always names one, and this one exists nowhere.
+            let digest = Digest::of(request.image.to_string().as_bytes());
+            let subject =
+                Subject { image: &request.image, digest: &digest, scope: &request.scope, expected_revision: None };
+            return Verdict {
+                image: request.image.clone(),
+                ..decide::error(subject, &digests, "digest", "the image has no digest: resolve its tag first")
+            };
+        };
+        let subject = Subject {
+            image: &request.image,
+            digest: &digest,
+            scope: &request.scope,
+            expected_revision: request.expected_revision.as_deref(),
+        };
+        if let Err(errors) = request.policy.validate() {
+            let all: Vec<String> = errors.iter().take(5).map(ToString::to_string).collect();
+            return decide::error(subject, &digests, "policy", format!("the policy is invalid: {}", all.join("; ")));
         }
+        if let Some(verdict) = decide::decide_without_evidence(request.policy, subject, &digests) {
+            return verdict;
+        }
+        let check_set = request.policy.check_set(&request.scope).map(|s| s.display_name.as_str()).unwrap_or_default();
+        let key = verdict_key(
+            &request.image,
+            &digests.policy,
+            &digests.trust_root,
+            check_set,
+            request.expected_revision.as_deref(),
+        );
+        self.kept.get_or(key, request.now, || self.examine(&request, subject, &digests)).await
+    }
+
+    async fn examine(&self, request: &VerifyRequest<'_>, subject: Subject<'_>, digests: &Digests) -> Verdict {
+        let names: BTreeSet<&str> = request
+            .policy
+            .check_set(&request.scope)
+            .into_iter()
+            .flat_map(|set| &set.checks)
+            .flat_map(|check| check.attestors())
+            .map(String::as_str)
+            .collect();
+        let authorities = Authorities::prepare(names, request.attestors, request.trust_roots);
+        let location = request.policy.locate(&request.image);
+        let collected = collect::collect(&*self.fetch, &location, subject.digest, authorities);
+        let evidence = match tokio::time::timeout(self.deadline, collected).await {
+            Ok(evidence) => evidence,
+            Err(_) => {
+                let message = format!(
+                    "fetching evidence from {location} took longer than {} s: see whether the registry answers",
+                    self.deadline.as_secs()
+                );
+                return decide::error(subject, digests, "registry", message);
+            }
+        };
+        let verdict = decide::decide(request.policy, subject, &evidence, digests);
+        tracing::debug!(image = %subject.image, decision = %verdict.decision, "verified");
+        verdict
+    }
+}
+
+impl Verdict {
+    /// Only a yes is kept: a no may turn into a yes with the next signature, and an error says
+    /// nothing.
+    fn is_keepable(&self, now: Timestamp) -> bool {
+        self.decision == Decision::Allow && self.expires.is_none_or(|at| now < at)
     }
 }
 

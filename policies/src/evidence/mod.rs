@@ -150,6 +150,13 @@ impl Evidence {
         &self.rejected
     }
 
+    pub(crate) fn merge(&mut self, found: Self) {
+        self.verified.extend(found.verified);
+        self.rejected.extend(found.rejected);
+        self.unavailable.extend(found.unavailable);
+        self.unusable_attestors.extend(found.unusable_attestors);
+    }
+
     /// Nothing can be known since this could not be fetched.
     pub fn unavailable(&mut self, why: impl Into<String>) {
         self.unavailable.push(why.into());

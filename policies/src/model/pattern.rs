@@ -53,11 +53,11 @@ impl ImagePattern {
     pub fn matches(&self, image: &ImageRef) -> bool {
         let name = image.repository_path();
         let mut spellings = vec![name.clone()];
-        if let Some(tag) = &image.tag {
-            spellings.push(format!("{name}:{tag}"));
-        }
-        if let Some(digest) = &image.digest {
-            spellings.push(format!("{name}@{digest}"));
+        match (&image.digest, &image.tag) {
+            // Beside a digest a tag is what the author of the pod made of it.
+            (Some(digest), _) => spellings.push(format!("{name}@{digest}")),
+            (None, Some(tag)) => spellings.push(format!("{name}:{tag}")),
+            (None, None) => {}
         }
         spellings.iter().any(|spelling| self.matches_text(spelling))
     }
@@ -92,6 +92,14 @@ mod tests {
             let pattern: ImagePattern = pattern.parse().unwrap();
             assert_eq!(pattern.matches(&image.parse().unwrap()), expected, "{pattern:?} {image}");
         }
+    }
+
+    #[test]
+    fn a_tag_beside_a_digest_does_not_count() {
+        let pattern: ImagePattern = "gcr.io/p/nginx:1.0".parse().unwrap();
+        let digest = crate::digest::Digest::of(b"other");
+        assert!(pattern.matches(&"gcr.io/p/nginx:1.0".parse().unwrap()));
+        assert!(!pattern.matches(&format!("gcr.io/p/nginx:1.0@{digest}").parse().unwrap()));
     }
 
     #[test]

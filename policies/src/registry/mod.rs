@@ -5,7 +5,7 @@ mod error;
 mod http;
 
 pub use error::FetchError;
-pub use http::HttpFetch;
+pub use http::{Credentials, HttpFetch, HttpOptions};
 
 use async_trait::async_trait;
 use bytes::Bytes;
