@@ -187,7 +187,10 @@ fn missing(what: &str, remedy: &str, kind: Kind, attestors: &[String], evidence:
     // Forgeries first: they are why it is final.
     for forged in [true, false] {
         for rejected in relevant.iter().filter(|r| r.forged == forged) {
-            told.push(format!("{} was refused: {}", short(&rejected.source), rejected.reason));
+            let line = format!("{} was refused: {}", short(&rejected.source), rejected.reason);
+            if !told.contains(&line) {
+                told.push(line);
+            }
         }
     }
     if !told.is_empty() {

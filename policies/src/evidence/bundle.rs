@@ -2,21 +2,20 @@
 //! does not check itself (that a log entry is there when one is asked for, the predicate's type, a
 //! sha256 subject) is checked here. Never authorises by anything that the bundle says of itself.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+mod authority;
 
-use sigstore_verify::crypto::SubjectAltName;
-use sigstore_verify::trust_root::TrustedRoot;
+use jiff::Timestamp;
+use sigstore_verify::crypto::{KeyAlgorithm, SubjectAltName, verify_signature, verify_signature_prehashed};
 use sigstore_verify::types::bundle::VerificationMaterialContent;
-use sigstore_verify::types::{Bundle, DerPublicKey, Sha256Hash, SignatureContent};
-use sigstore_verify::{Error, PublicKeyVerificationPolicy, VerificationPolicy, VerificationResult, Verifier};
+use sigstore_verify::types::{Bundle, Sha256Hash, SignatureContent};
+use sigstore_verify::{Error, PublicKeyVerificationPolicy, VerificationPolicy, VerificationResult};
 
-use super::simple_signing::PkixKey;
 use super::statement::{Statement, StatementError};
 use super::{Content, Evidence, Kind, Provenance, Rejected, Sbom, Signer, Verified};
 use crate::digest::Digest;
 use crate::json;
-use crate::model::{Attestor, Keyless, PublicKey, TrustRoot};
+pub use authority::{Authorities, AuthorityError};
+use authority::{Authority, Key, Who};
 
 const MAX_LOG_ENTRIES: usize = 32;
 const MAX_TIMESTAMPS: usize = 32;
@@ -24,71 +23,7 @@ const MAX_TIMESTAMPS: usize = 32;
 const MAX_ATTESTATION: usize = 8 << 20;
 const COSIGN_SIGNATURE: &str = "https://sigstore.dev/cosign/sign/v1";
 
-/// The attestors that a check set names, ready to hold bundles against.
-#[derive(Clone, Default)]
-pub struct Authorities {
-    usable: BTreeMap<String, Arc<Authority>>,
-    unusable: BTreeMap<String, String>,
-}
-
-struct Authority {
-    verifier: Verifier,
-    who: Who,
-    skip_log: bool,
-    skip_sct: bool,
-}
-
-enum Who {
-    Keyless(Keyless),
-    Keys(Vec<Key>),
-}
-
-struct Key {
-    id: String,
-    der: DerPublicKey,
-    simple_signing: Option<PkixKey>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AuthorityError {
-    #[error("attestor `{0}` does not exist here: create it")]
-    MissingAttestor(String),
-    #[error(
-        "trust root `{root}` of attestor `{attestor}` does not exist here: create it, or name another in `trustRoot`"
-    )]
-    MissingTrustRoot { attestor: String, root: String },
-    #[error("trust root `{root}` cannot be used: {reason}")]
-    TrustRoot { root: String, reason: String },
-    #[error("attestor `{attestor}` cannot be used: {reason}")]
-    Attestor { attestor: String, reason: String },
-}
-
 impl Authorities {
-    /// Those that cannot be used are kept as such: a check that needs one errs.
-    pub fn prepare<'a>(
-        names: impl IntoIterator<Item = &'a str>,
-        attestors: &BTreeMap<String, Attestor>,
-        roots: &BTreeMap<String, TrustRoot>,
-    ) -> Self {
-        let mut all = Self::default();
-        for name in names {
-            match authority(name, attestors, roots) {
-                Ok(authority) => {
-                    all.usable.insert(name.to_owned(), Arc::new(authority));
-                }
-                Err(error) => {
-                    all.unusable.insert(name.to_owned(), error.to_string());
-                }
-            }
-        }
-        all
-    }
-
-    /// Evidence with nothing found yet.
-    pub fn evidence(&self) -> Evidence {
-        Evidence { unusable_attestors: self.unusable.clone(), ..Evidence::default() }
-    }
-
     /// Holds one bundle, found with this image, against every attestor.
     pub fn examine_bundle(&self, image: &Digest, source: &Digest, bytes: &[u8], evidence: &mut Evidence) {
         let reject =
@@ -104,14 +39,14 @@ impl Authorities {
         let mut content = None;
         for (name, authority) in &self.usable {
             match authority.verify(&bundle, image) {
-                Ok((id, result)) => {
+                Ok((id, times)) => {
                     let content = content.get_or_insert_with(|| claim.content(&bundle)).clone();
                     evidence.verified.push(Verified {
                         signer: Signer { attestor: name.clone(), id },
                         content,
                         source: source.clone(),
                         log_indices: if authority.skip_log { vec![] } else { log_indices(&bundle) },
-                        times: result.verified_timestamps().to_vec(),
+                        times,
                     });
                 }
                 Err(failure) => evidence.rejected.push(Rejected {
@@ -154,56 +89,6 @@ impl Authorities {
     }
 }
 
-fn authority(
-    name: &str,
-    attestors: &BTreeMap<String, Attestor>,
-    roots: &BTreeMap<String, TrustRoot>,
-) -> Result<Authority, AuthorityError> {
-    let attestor = attestors.get(name).ok_or_else(|| AuthorityError::MissingAttestor(name.to_owned()))?;
-    let unusable = |reason: String| AuthorityError::Attestor { attestor: name.to_owned(), reason };
-    if let Err(errors) = attestor.validate() {
-        let all: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        return Err(unusable(all.join("; ")));
-    }
-    let root_name = attestor.trust_root_name();
-    let keyed = attestor.keyless.is_none();
-    let root = match roots.get(root_name) {
-        Some(root) => read_root(root_name, root)?,
-        // A key alone, with no log to look into, rests on nothing else.
-        None if keyed && attestor.unsafe_skip_transparency_log => empty_root()?,
-        None => {
-            return Err(AuthorityError::MissingTrustRoot { attestor: name.to_owned(), root: root_name.to_owned() });
-        }
-    };
-    let verifier = Verifier::new(&root)
-        .map_err(|e| AuthorityError::TrustRoot { root: root_name.to_owned(), reason: e.to_string() })?;
-    let who = match &attestor.keyless {
-        Some(keyless) => Who::Keyless(keyless.clone()),
-        None => Who::Keys(attestor.keys.iter().map(|key| read_key(key).map_err(unusable)).collect::<Result<_, _>>()?),
-    };
-    Ok(Authority { verifier, who, skip_log: attestor.unsafe_skip_transparency_log, skip_sct: attestor.unsafe_skip_sct })
-}
-
-fn read_root(name: &str, root: &TrustRoot) -> Result<TrustedRoot, AuthorityError> {
-    let error = |reason: String| AuthorityError::TrustRoot { root: name.to_owned(), reason };
-    json::check(root.trusted_root.as_bytes(), "trusted_root.json").map_err(|e| error(e.to_string()))?;
-    TrustedRoot::from_json(&root.trusted_root).map_err(|e| error(e.to_string()))
-}
-
-fn empty_root() -> Result<TrustedRoot, AuthorityError> {
-    TrustedRoot::from_json(r#"{"mediaType":"application/vnd.dev.sigstore.trustedroot+json;version=0.1"}"#)
-        .map_err(|e| AuthorityError::TrustRoot { root: "(none)".to_owned(), reason: e.to_string() })
-}
-
-fn read_key(key: &PublicKey) -> Result<Key, String> {
-    let der = DerPublicKey::from_pem(&key.pem).map_err(|e| e.to_string())?;
-    // The key's own digest, never the id that the policy or the bundle gives it: one key under two
-    // names is one signer.
-    let id = format!("key {}", Digest::of(der.as_bytes()));
-    let simple_signing = key.signature_algorithm.map(|_| PkixKey::read(key, id.clone())).transpose()?;
-    Ok(Key { id, der, simple_signing })
-}
-
 struct Failure {
     reason: String,
     forged: bool,
@@ -211,7 +96,7 @@ struct Failure {
 
 impl Authority {
     /// The signer's id, and what was verified.
-    fn verify(&self, bundle: &Bundle, image: &Digest) -> Result<(String, VerificationResult), Failure> {
+    fn verify(&self, bundle: &Bundle, image: &Digest) -> Result<(String, Vec<Timestamp>), Failure> {
         let not_asked = |reason: &str| Failure { reason: reason.to_owned(), forged: false };
         let keyed = matches!(bundle.verification_material.content, VerificationMaterialContent::PublicKey(_));
         if !self.skip_log && bundle.verification_material.tlog_entries.is_empty() {
@@ -232,17 +117,13 @@ impl Authority {
                 }
                 let result = self.verifier.verify(artifact, bundle, &policy).map_err(|e| failure(&e))?;
                 let id = keyless_id(&result).ok_or_else(|| not_asked("its certificate names nobody"))?;
-                Ok((id, result))
+                Ok((id, result.verified_timestamps().to_vec()))
             }
             Who::Keys(keys) => {
                 let mut last = not_asked("it is made with none of the attestor's keys");
                 for key in keys {
-                    let mut policy = PublicKeyVerificationPolicy::new(key.der.clone());
-                    if self.skip_log {
-                        policy = policy.skip_tlog_unsafe();
-                    }
-                    match self.verifier.verify(artifact, bundle, &policy) {
-                        Ok(result) => return Ok((key.id.clone(), result)),
+                    match self.verify_key(bundle, artifact, key) {
+                        Ok(times) => return Ok((key.id.clone(), times)),
                         // Not this key's; it may be another's.
                         Err(Error::SignatureInvalid(_)) => {}
                         Err(error) => last = failure(&error),
@@ -252,6 +133,36 @@ impl Authority {
             }
         }
     }
+
+    fn verify_key(&self, bundle: &Bundle, artifact: Sha256Hash, key: &Key) -> Result<Vec<Timestamp>, Error> {
+        let material = &bundle.verification_material;
+        let bare =
+            material.tlog_entries.is_empty() && material.timestamp_verification_data.rfc3161_timestamps.is_empty();
+        // `sigstore-verify` wants a log entry or a timestamp whatever the policy says.
+        if bare && self.skip_log {
+            return verify_bare(bundle, artifact, key).map(|()| Vec::new());
+        }
+        let mut policy = PublicKeyVerificationPolicy::new(key.der.clone());
+        if self.skip_log {
+            policy = policy.skip_tlog_unsafe();
+        }
+        Ok(self.verifier.verify(artifact, bundle, &policy)?.verified_timestamps().to_vec())
+    }
+}
+
+/// A signature by a key and nothing else. That a statement speaks of the image was checked before.
+fn verify_bare(bundle: &Bundle, artifact: Sha256Hash, key: &Key) -> Result<(), Error> {
+    let scheme = KeyAlgorithm::from_spki(&key.der)?.default_signing_scheme();
+    match &bundle.content {
+        SignatureContent::DsseEnvelope(envelope) => {
+            verify_signature(&key.der, &envelope.pae(), &envelope.signature.sig, scheme)
+        }
+        SignatureContent::MessageSignature(message) => {
+            verify_signature_prehashed(&key.der, artifact.as_bytes(), &message.signature, scheme)
+        }
+        _ => return Err(Error::UnsupportedBundle("it holds neither a signature nor an attestation".to_owned())),
+    }
+    .map_err(|e| Error::SignatureInvalid(e.to_string()))
 }
 
 fn failure(error: &Error) -> Failure {

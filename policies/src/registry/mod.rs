@@ -3,9 +3,11 @@
 
 mod error;
 mod http;
+mod memory;
 
 pub use error::FetchError;
 pub use http::{Credentials, HttpFetch, HttpOptions};
+pub use memory::{BUNDLE_MEDIA_TYPE, MemoryFetch};
 
 use async_trait::async_trait;
 use bytes::Bytes;
