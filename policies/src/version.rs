@@ -236,8 +236,8 @@ mod tests {
             ),
         ] {
             for pair in ascending.windows(2) {
-                assert_eq!(scheme.compare(&pair[0], &pair[1]), Ordering::Less, "{scheme:?} {pair:?}");
-                assert_eq!(scheme.compare(&pair[1], &pair[0]), Ordering::Greater, "{scheme:?} {pair:?}");
+                assert_eq!(scheme.compare(pair[0], pair[1]), Ordering::Less, "{scheme:?} {pair:?}");
+                assert_eq!(scheme.compare(pair[1], pair[0]), Ordering::Greater, "{scheme:?} {pair:?}");
             }
         }
         assert_eq!(Scheme::Semver.compare("1.0.0+build", "v1.0.0"), Ordering::Equal);

@@ -1,5 +1,6 @@
 //! Bundles that cosign made against a real Fulcio, Rekor and timestamp authority (see
 //! `tests/vectors/local-sigstore/README.md`), through the whole verifier.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;
 

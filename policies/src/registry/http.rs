@@ -154,7 +154,7 @@ impl HttpFetch {
             Some(challenge::Challenge::Bearer { realm, service }) => {
                 let url = tokens::url(&realm, service.as_deref(), &ask.at.repository)
                     .map_err(|reason| ask.unauthorized(&reason))?;
-                if url.scheme() != "https" && !ask.at.insecure {
+                if url.scheme() != "https" && !(ask.at.insecure && url.scheme() == "http") {
                     return Err(ask.unauthorized("its token service is not https"));
                 }
                 let home = url.host_str() == ask.at.registry.split(':').next();

@@ -1,5 +1,5 @@
 //! What the suites of this crate share: a registry in memory, policies, attestors.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -28,7 +28,7 @@ pub fn outside_vectors(name: &str) -> Option<PathBuf> {
     if path.exists() {
         return Some(path);
     }
-    println!("skipped: {} is not there; TIDEGATE_VECTORS names another folder", path.display());
+    eprintln!("skipped: {} is not there; TIDEGATE_VECTORS names another folder", path.display());
     None
 }
 
