@@ -2,7 +2,9 @@
 //!
 //! The executor's contract: the `BeforeStatus` actions in order, then the status write (only if
 //! `next_status` differs), then the `AfterStatus` actions in order. The first failure ends the
-//! pass; a 409, a 422 or an unknown answer means: observe again and plan anew.
+//! pass; a 409, a 422 or an unknown answer means: observe again and plan anew. Scaling or removing
+//! what is not there is a success. When a `LowerToZero` of a plan with a breach was acknowledged, the
+//! executor puts that time into `next_status.breach.written_at`.
 
 use std::time::Duration;
 
@@ -73,7 +75,7 @@ pub enum Action {
         decision: RouteDecision,
         add_canary_ref: Vec<usize>,
     },
-    /// The weights of every rule, with the decision's annotation; takes `lowered` away.
+    /// The weights of every rule, with `tidegate.io/rollout` and the decision's annotation; takes `lowered` away.
     /// Guarded by `resource_version`, `test`s on both refs' names, and the epoch at the receiver.
     SetWeights {
         resource_version: String,
@@ -81,12 +83,12 @@ pub enum Action {
         rules: Vec<RuleWeights>,
         decision: RouteDecision,
     },
-    /// Canary weight 0, stable takes what the two shared; writes `tidegate.io/lowered: <uid>/<reason>`,
+    /// Canary weight 0, stable takes what the two shared; writes `tidegate.io/lowered: <rollout>/<reason>`,
     /// leaves the decision alone. No resourceVersion: `test`s `tidegate.io/rollout: <uid>`, the absence of
     /// `tidegate.io/phase`, and both refs' names. Retried at once.
     LowerToZero {
         rollout: String,
-        reason: &'static str,
+        reason: String,
         rules: Vec<RuleWeights>,
     },
     /// Write `tidegate.io/phase: promoting` (and the decision). Guarded by `resource_version`.

@@ -1,0 +1,266 @@
+//! What no plan may do, whatever it was made from: the architecture's invariants, as far as one plan or one
+//! transition shows them. Used after every step of every simulated run. Changes nothing.
+
+use std::fmt;
+
+use crate::api::{RolloutPhase, RolloutStatus};
+
+use super::action::{Action, Order, Plan, RuleWeights};
+use super::observed::{JudgeSays, Observed};
+
+/// One broken promise. `invariant` is the number in architecture.md.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    pub invariant: u8,
+    pub message: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "invariant {}: {}", self.invariant, self.message)
+    }
+}
+
+struct Check<'a> {
+    seen: &'a Observed<'a>,
+    plan: &'a Plan,
+    found: Vec<Violation>,
+}
+
+/// All that this plan breaks.
+pub fn check(seen: &Observed<'_>, plan: &Plan) -> Vec<Violation> {
+    let mut check = Check { seen, plan, found: Vec::new() };
+    check.ended();
+    check.one_at_a_time();
+    check.breach_first();
+    check.blind();
+    check.record();
+    for ordered in &plan.actions {
+        check.action(ordered.order, &ordered.action);
+    }
+    check.found
+}
+
+/// What no two statuses of one Rollout, one after the other, may show.
+pub fn check_transition(before: &RolloutStatus, after: &RolloutStatus) -> Vec<Violation> {
+    let mut found = Vec::new();
+    let mut demand = |invariant, good: bool, message: &str| {
+        if !good {
+            found.push(Violation { invariant, message: message.into() });
+        }
+    };
+    let terminal = before.phase.is_some_and(RolloutPhase::is_terminal);
+    demand(7, !terminal || before == after, "a status was written after its end");
+    demand(6, after.decision >= before.decision, "the number of the decision went back");
+    demand(6, after.epoch >= before.epoch, "the epoch went back");
+    demand(6, after.weight <= before.weight || after.decision > before.decision, "a weight rose without a decision");
+    let back = |status: &RolloutStatus| status.going_back.is_some() || status.ending.is_some();
+    let over = after.phase.is_some_and(RolloutPhase::is_terminal);
+    demand(4, !back(before) || back(after) || over, "a decided end was forgotten");
+    demand(4, before.breach.is_none() || after.breach.is_some(), "a breach was forgotten");
+    demand(7, after.history.len() <= 30, "the history is unbounded");
+    demand(7, after.message.as_ref().is_none_or(|text| text.chars().count() <= 1024), "a message is too long");
+    found
+}
+
+impl Check<'_> {
+    fn demand(&mut self, invariant: u8, good: bool, message: impl Into<String>) {
+        if !good {
+            self.found.push(Violation { invariant, message: message.into() });
+        }
+    }
+
+    fn phase(&self) -> RolloutPhase {
+        self.seen.status.phase.unwrap_or(RolloutPhase::Waiting)
+    }
+
+    fn ended(&mut self) {
+        if !self.phase().is_terminal() {
+            return;
+        }
+        let only_finalizer = self.plan.actions.iter().all(|one| one.action == Action::ReleaseFinalizer);
+        self.demand(7, only_finalizer, "an action after the end");
+        self.demand(7, self.plan.next_status == *self.seen.status, "a status write after the end");
+    }
+
+    fn one_at_a_time(&mut self) {
+        let starts = self.seen.status.started_at.is_none() && self.plan.next_status.started_at.is_some();
+        let busy = self.seen.others.iter().any(|other| other.started);
+        self.demand(3, !(starts && busy), "started beside another rollout of the workload");
+        let touches = self
+            .plan
+            .actions
+            .iter()
+            .any(|one| !matches!(one.action, Action::EnsureFinalizer | Action::ReleaseFinalizer));
+        let started = self.plan.next_status.started_at.is_some();
+        self.demand(3, started || !touches, "acted before it had started");
+        self.demand(10, !starts || self.seen.namespace_allowed, "started in a namespace that is not allowed");
+    }
+
+    /// Invariant 4: a breach makes weight 0 the next write, or starts the Rollback path.
+    fn breach_first(&mut self) {
+        let breach = matches!(&self.seen.judge, Some(judge) if matches!(judge.says, JudgeSays::RollBack { .. }));
+        let status = self.seen.status;
+        if !breach || status.first_release || self.seen.epoch < status.epoch {
+            return;
+        }
+        let next = &self.plan.next_status;
+        match self.phase() {
+            RolloutPhase::Canary if status.ending.is_none() && status.decision > 0 => {
+                self.demand(4, next.ending.is_some(), "a breach did not end the rollout");
+                let weight = self.seen.route.as_ref().is_some_and(|route| route.most() > 0.0);
+                let first = self.plan.actions.first().map(|one| (&one.order, &one.action));
+                let lowers = matches!(
+                    first,
+                    Some((Order::BeforeStatus, Action::LowerToZero { .. } | Action::SetWeights { percent: 0, .. }))
+                );
+                self.demand(4, !weight || lowers, "a breach was not answered by weight 0 first");
+            }
+            RolloutPhase::Promoting | RolloutPhase::Baking => {
+                self.demand(4, next.going_back.is_some(), "a breach did not start the Rollback path");
+            }
+            _ => {}
+        }
+    }
+
+    /// Invariant 9: a blind rollout with weight retreats.
+    fn blind(&mut self) {
+        let limit = self.seen.spec.strategy.blind_limit.as_duration();
+        let blind = self.seen.judge.as_ref().is_some_and(|judge| judge.blind_for >= limit);
+        let status = self.seen.status;
+        let mine = self.phase() == RolloutPhase::Canary && status.ending.is_none() && self.seen.epoch >= status.epoch;
+        let next = &self.plan.next_status;
+        let answered = next.blind_retreat_at.is_some() || next.ending.is_some() || next.weight == 0;
+        let unsettled =
+            !self.plan.actions.is_empty() || self.plan.report.iter().any(|reason| reason.code == "StaleView");
+        let gone = self.seen.route.is_none();
+        self.demand(
+            9,
+            !(blind && mine && status.weight > 0) || answered || unsettled || gone,
+            "blind, and the weight stays",
+        );
+    }
+
+    /// Invariant 6: what is written to the route is what the status records.
+    fn record(&mut self) {
+        for found in check_transition(self.seen.status, &self.plan.next_status) {
+            self.found.push(found);
+        }
+        let next = &self.plan.next_status;
+        let rises = next.weight > self.seen.status.weight;
+        self.demand(7, !rises || next.weight <= self.ceiling(), "a weight above the hub's ceiling");
+        let judged =
+            self.seen.judge.as_ref().is_some_and(|judge| judge.canary_scraped && judge.config_errors.is_empty());
+        self.demand(9, !rises || next.going_back.is_some() || judged, "a weight rose without anything to judge it by");
+    }
+
+    fn ceiling(&self) -> u8 {
+        if self.plan.next_status.going_back.is_some() { 100 } else { self.seen.spec.max_weight }
+    }
+
+    fn action(&mut self, order: Order, action: &Action) {
+        match action {
+            Action::SetWeights { percent, rules, decision, .. } => {
+                self.weights(*percent, rules);
+                let next = &self.plan.next_status;
+                let recorded = *percent == 0 || (decision.n == next.decision && *percent == next.weight);
+                self.demand(6, recorded, "a weight is written that the status does not record");
+                self.demand(6, decision.epoch >= self.seen.epoch, "a write under an old epoch");
+                let raise = self.raise(*percent);
+                self.demand(6, !raise || order == Order::AfterStatus, "a raise before its record");
+                if raise {
+                    self.raised(*percent, decision.n);
+                } else if *percent == 0 {
+                    self.returned();
+                }
+            }
+            Action::LowerToZero { rules, .. } => {
+                self.weights(0, rules);
+                let promoting = self.seen.route.as_ref().is_some_and(|route| route.promoting);
+                self.demand(8, !promoting, "an unguarded lowering while promoting");
+                self.demand(4, order == Order::BeforeStatus, "a lowering after the record");
+            }
+            Action::SetStableTemplate { .. } => self.template(),
+            Action::EnsureCanary { images, .. } => {
+                let new = *images == self.seen.spec.images && self.plan.next_status.going_back.is_none();
+                self.demand(1, !new || !self.quarantined(images), "a quarantined digest gets pods");
+            }
+            _ => {}
+        }
+    }
+
+    fn quarantined(&self, images: &[crate::api::ReleaseImage]) -> bool {
+        images.iter().any(|image| self.seen.quarantined.contains(&image.digest))
+    }
+
+    fn raise(&self, percent: u8) -> bool {
+        self.seen.route.as_ref().is_some_and(|route| f64::from(percent) > route.most() + 0.5)
+    }
+
+    /// Invariant 8: two weights of the rules that are ours, with foreign sums kept.
+    fn weights(&mut self, percent: u8, rules: &[RuleWeights]) {
+        let Some(route) = &self.seen.route else { return };
+        let same = rules.len() == route.rules.len()
+            && rules.iter().zip(&route.rules).all(|(new, old)| {
+                let kept =
+                    !old.foreign || new.stable + new.canary == old.stable_weight + old.canary_weight.unwrap_or(0);
+                let zero = percent > 0 || new.canary == 0;
+                new.rule == old.rule && kept && zero
+            });
+        self.demand(8, same, "weights that are not ours would change");
+    }
+
+    /// Invariants 1, 2, 6, 7 for a raise.
+    fn raised(&mut self, percent: u8, n: u64) {
+        let seen = self.seen;
+        let next = &self.plan.next_status;
+        let back = next.going_back.is_some();
+        let written = seen.route.as_ref().and_then(|route| route.decision.as_ref());
+        let older = written.is_none_or(|old| old.rollout != seen.rollout.uid || old.n < n);
+        let ceiling = self.ceiling();
+        let images = next.going_back.as_ref().map_or(&seen.spec.images, |going| &going.to);
+        let need = seen.stable.as_ref().map_or(1, |stable| stable.wanted);
+        let need = (u64::from(need) * u64::from(percent)).div_ceil(100).max(1);
+        let ready =
+            seen.canary.as_ref().filter(|canary| canary.carries(images)).map_or(0, |canary| canary.settled_ready());
+        self.demand(6, older, "a weight below the recorded one is raised without a new decision");
+        self.demand(7, percent <= ceiling, "a weight above the hub's ceiling");
+        self.demand(2, u64::from(ready) >= need, format!("weight {percent} with {ready} of {need} pods ready"));
+        self.demand(1, back || seen.verdict.allows(), "weight to a digest without an Allow");
+        self.demand(1, !self.quarantined(images), "weight to a quarantined digest");
+        let doomed = next.ending.is_some() && !back;
+        self.demand(4, !doomed, "a raise after the end was decided");
+    }
+
+    /// Invariant 2 for the way back to a stable whose template was written.
+    fn returned(&mut self) {
+        let next = &self.plan.next_status;
+        let promoting = matches!(self.phase(), RolloutPhase::Promoting | RolloutPhase::RollingBack);
+        if !promoting || next.promoting != Some(crate::api::PromotingStep::Returning) {
+            return;
+        }
+        let Some(stable) = &self.seen.stable else { return };
+        // A decision already recorded may be written again although a pod blinks now.
+        let fresh = self.seen.status.decision < next.decision;
+        self.demand(
+            2,
+            !fresh || stable.settled_ready() >= stable.wanted,
+            "all requests go to a stable that is not ready",
+        );
+    }
+
+    fn template(&mut self) {
+        let next = &self.plan.next_status;
+        if next.first_release {
+            return;
+        }
+        let route = self.seen.route.as_ref();
+        let guarded =
+            route.is_some_and(|route| route.promoting && route.rollout.as_deref() == Some(&self.seen.rollout.uid));
+        let away = route.is_some_and(|route| route.stands_at(100));
+        self.demand(4, guarded, "stable's template is written while lowering is still free");
+        self.demand(2, away, "stable's pods roll under traffic");
+        let back = next.going_back.is_some();
+        self.demand(1, back || self.seen.verdict.allows(), "stable takes a digest without an Allow");
+    }
+}

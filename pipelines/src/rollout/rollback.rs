@@ -1,0 +1,246 @@
+//! The Rollback path: the canary arm takes the target at full strength, the route goes to it, stable's
+//! template takes the target and rolls, the route goes back. The route never moves to pods that are not ready.
+
+use crate::api::{GoingBack, PromotingStep, RolloutPhase, RolloutReason};
+
+use super::action::Action;
+use super::draft::{Draft, clip};
+use super::steer::{Lowering, Route};
+use super::{capacity, ending, interrupt, promoting, target};
+
+/// A Ship rollout turns round after promotion began.
+pub(super) fn back(d: &mut Draft<'_>, end: RolloutPhase, code: &'static str, why: &str, quarantine: bool) {
+    let to = target::choose(d).unwrap_or_default();
+    d.status.going_back = Some(GoingBack { end, why: clip(why.to_owned()), quarantine, to });
+    d.enter(RolloutPhase::RollingBack);
+    d.status.promoting = Some(PromotingStep::PreparingCanary);
+    d.status.capacity_since = Some(d.now());
+    d.decide(code, why);
+    if quarantine {
+        ending::quarantine_images(d);
+    }
+}
+
+/// A Rollout whose reason is Rollback.
+pub(super) fn start(d: &mut Draft<'_>) {
+    let to = target::choose(d).unwrap_or_default();
+    d.status.target_allowed = !to.is_empty();
+    let why = "the release is taken back here".to_owned();
+    d.status.going_back = Some(GoingBack { end: RolloutPhase::RolledBack, why, quarantine: false, to });
+    d.enter(RolloutPhase::RollingBack);
+    d.status.promoting = Some(PromotingStep::PreparingCanary);
+    d.status.capacity_since = Some(d.now());
+    d.decide("RollingBack", "the target gets pods of its own before any request moves");
+}
+
+pub(super) fn go(d: &mut Draft<'_>) {
+    let Some(back) = d.status.going_back.clone() else { return };
+    if back.quarantine {
+        ending::quarantine_images(d);
+    }
+    if called_off(d, &back) {
+        return;
+    }
+    if d.status.promoting == Some(PromotingStep::PreparingCanary) && !retarget(d, &back) {
+        return;
+    }
+    let Some(back) = d.status.going_back.clone() else { return };
+    if already_there(d, &back) {
+        return;
+    }
+    capacity::hold_stable(d);
+    if !route_ours(d) {
+        return;
+    }
+    match d.status.promoting {
+        Some(PromotingStep::AtCanary) => at_canary(d, &back),
+        Some(PromotingStep::TemplateWritten) => template(d, &back),
+        Some(PromotingStep::Returning) => returning(d, &back),
+        Some(PromotingStep::PreparingCanary) | None => prepare(d),
+    }
+}
+
+/// Not an end: it goes on by itself when what it lacks is there.
+fn blocked(d: &mut Draft<'_>, why: &str) {
+    if d.status.phase != Some(RolloutPhase::RollbackBlocked) {
+        d.status.phase = Some(RolloutPhase::RollbackBlocked);
+        d.status.phase_since = Some(d.now());
+        d.decide("RollbackBlocked", why);
+    }
+    d.page("RollbackBlocked", why);
+    d.say("RollbackBlocked", why);
+}
+
+fn unblocked(d: &mut Draft<'_>) {
+    if d.status.phase == Some(RolloutPhase::RollbackBlocked) {
+        d.status.phase = Some(RolloutPhase::RollingBack);
+        d.status.phase_since = Some(d.now());
+    }
+}
+
+fn wait(d: &mut Draft<'_>, code: &'static str, why: &str) {
+    if capacity::overdue(d) {
+        return blocked(d, &format!("{code}: {why}; the route is not moved"));
+    }
+    d.say(code, why);
+}
+
+/// A person may stop what has not moved a request, or what is blocked.
+fn called_off(d: &mut Draft<'_>, back: &GoingBack) -> bool {
+    let own = d.seen.spec.reason == RolloutReason::Rollback;
+    let still = d.status.weight == 0 && d.seen.route.as_ref().is_none_or(|route| route.most() == 0.0);
+    let early = own && still && d.status.promoting == Some(PromotingStep::PreparingCanary);
+    if early && let Some(why) = interrupt::unwanted(d) {
+        ending::begin(d, RolloutPhase::Withdrawn, "Aborted", Lowering::Aborted, false, why);
+        return true;
+    }
+    let resolved = d.status.phase == Some(RolloutPhase::RollbackBlocked)
+        && (d.seen.rollout.deleting || d.seen.spec.superseded_by.is_some() || (own && d.seen.spec.abort));
+    if !resolved {
+        return false;
+    }
+    let message = format!("a person resolved the blocked rollback ({}): stable keeps what it runs", back.why);
+    if still {
+        ending::begin(d, back.end, "RollbackResolved", Lowering::Aborted, false, message);
+        return true;
+    }
+    let strong = d.seen.stable.as_ref().is_some_and(|stable| stable.settled_ready() >= capacity::whole(d));
+    let settled = strong && d.status.promoting != Some(PromotingStep::Returning) && d.status.weight > 0;
+    if settled && d.steer() == Route::Settled {
+        unblocked(d);
+        d.status.promoting = Some(PromotingStep::Returning);
+        d.set_weight(0, "RollbackResolved", message);
+        return true;
+    }
+    false
+}
+
+/// The target must still be allowed to run; else another is chosen. False: there is none.
+fn retarget(d: &mut Draft<'_>, back: &GoingBack) -> bool {
+    match target::choose(d) {
+        Some(to) => {
+            if to != back.to {
+                d.status.going_back = Some(GoingBack { to, ..back.clone() });
+                d.status.capacity_since = Some(d.now());
+                d.decide("TargetChosen", "the newest older images that may run here are the target");
+            }
+            true
+        }
+        None => {
+            blocked(d, "NoRollbackTarget: nothing that ran here before may run now");
+            false
+        }
+    }
+}
+
+/// Stable runs the target at full strength: requests may go (or stay) there.
+fn already_there(d: &mut Draft<'_>, back: &GoingBack) -> bool {
+    if d.status.promoting != Some(PromotingStep::PreparingCanary) || !capacity::stable_ready_with(d, &back.to) {
+        return false;
+    }
+    let ours = d.owns_route();
+    let empty = d.seen.route.as_ref().is_none_or(|route| route.most() == 0.0);
+    if d.status.weight == 0 && empty {
+        ending::close(d, back.end, back.why.clone());
+        return true;
+    }
+    if ours && d.steer() == Route::Settled && d.status.weight > 0 {
+        unblocked(d);
+        d.status.promoting = Some(PromotingStep::Returning);
+        d.set_weight(0, "Returning", "stable still runs the target at full strength: the route goes back to it");
+    }
+    ours
+}
+
+/// The route carries our mark and the mark of a guarded phase.
+fn route_ours(d: &mut Draft<'_>) -> bool {
+    let Some(route) = &d.seen.route else {
+        wait(d, "RouteMissing", "the route is not there");
+        return false;
+    };
+    if !d.owns_route() {
+        d.adopt(route, "the route gets our mark");
+        wait(d, "AdoptingRoute", "waiting to see our mark on the route");
+        return false;
+    }
+    if d.steer() != Route::Settled {
+        return false;
+    }
+    if !route.promoting {
+        promoting::mark(d);
+        d.say("MarkingRoute", "marking the route before requests move");
+        return false;
+    }
+    true
+}
+
+fn prepare(d: &mut Draft<'_>) {
+    if !capacity::prepare(d, 100) {
+        return wait(d, "CapacityNotReady", "waiting for the target's pods");
+    }
+    unblocked(d);
+    d.status.promoting = Some(PromotingStep::AtCanary);
+    d.status.capacity_since = Some(d.now());
+    if d.status.weight == 100 {
+        d.decide("TargetReady", "the pods that get the requests run the target now");
+    } else {
+        d.set_weight(100, "TargetReady", "the target's pods are ready: all requests go to them");
+    }
+}
+
+fn at_canary(d: &mut Draft<'_>, back: &GoingBack) {
+    let stands = d.seen.route.as_ref().is_some_and(|route| route.stands_at(100));
+    if !stands || !capacity::follows(d, true) {
+        return wait(d, "AwaitingShare", "waiting to see all requests at the target's pods");
+    }
+    unblocked(d);
+    d.status.promoting = Some(PromotingStep::TemplateWritten);
+    d.status.capacity_since = Some(d.now());
+    d.status.step_since = None;
+    d.decide("TemplateWritten", "stable's template takes the target; its pods roll without traffic");
+    write_template(d, back);
+}
+
+fn write_template(d: &mut Draft<'_>, back: &GoingBack) {
+    let Some(stable) = &d.seen.stable else { return };
+    d.after(Action::SetStableTemplate {
+        images: back.to.clone(),
+        uid: stable.uid.clone(),
+        resource_version: stable.resource_version.clone(),
+        stamp: capacity::back_stamp(d),
+        release: target::release_of(d, &back.to),
+    });
+}
+
+fn template(d: &mut Draft<'_>, back: &GoingBack) {
+    let stamp = d.seen.stable.as_ref().map(|stable| stable.stamp.clone());
+    if stamp.is_some_and(|stamp| stamp != Some(capacity::back_stamp(d))) {
+        write_template(d, back);
+        return wait(d, "WritingTemplate", "writing stable's template");
+    }
+    if d.seen.stable.as_ref().is_some_and(|stable| !stable.carries(&back.to)) {
+        d.foreign("someone else changed the images of stable's template; it is not written again");
+    }
+    if !capacity::stable_ready_with(d, &back.to) {
+        d.status.step_since = None;
+        return wait(d, "AwaitingStable", "waiting for all of stable's pods to be ready with the target");
+    }
+    if d.status.step_since.is_none() {
+        d.status.step_since = Some(d.now());
+    }
+    let since = d.status.step_since.clone();
+    if !d.passed(&since, d.seen.data_plane.lag) {
+        return d.say("AwaitingDataPlane", "stable is ready; waiting for the data plane to know its pods");
+    }
+    unblocked(d);
+    d.status.promoting = Some(PromotingStep::Returning);
+    d.status.capacity_since = None;
+    d.set_weight(0, "Returning", "stable runs the target: the route goes back to it");
+}
+
+fn returning(d: &mut Draft<'_>, back: &GoingBack) {
+    if !capacity::follows(d, true) {
+        return;
+    }
+    ending::close(d, back.end, back.why.clone());
+}

@@ -1,0 +1,287 @@
+//! Keeps the route and the record of it together: writes what is recorded and not yet there,
+//! notices what others wrote, lowers. Never raises without a decision in the status.
+
+use crate::api::{Ending, RolloutPhase, RolloutSpec, Span};
+
+use super::action::{Action, RuleWeights};
+use super::capacity;
+use super::draft::Draft;
+use super::observed::{RouteView, RuleView};
+
+/// One step, resolved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    Weight(u8),
+    Pause(Option<Span>),
+}
+
+/// The spec's steps, and weight 100 at their end where the spec leaves it out: promotion rolls stable
+/// with no traffic on it.
+pub(super) fn stages(spec: &RolloutSpec) -> Vec<Stage> {
+    let mut stages: Vec<Stage> = spec
+        .strategy
+        .steps
+        .iter()
+        .filter_map(|step| match (step.set_weight, &step.pause) {
+            (Some(weight), _) => Some(Stage::Weight(weight.min(100))),
+            (None, Some(pause)) => Some(Stage::Pause(pause.duration)),
+            (None, None) => None,
+        })
+        .collect();
+    let last = stages.iter().rev().find_map(|stage| match stage {
+        Stage::Weight(weight) => Some(*weight),
+        Stage::Pause(_) => None,
+    });
+    if last != Some(100) {
+        stages.push(Stage::Weight(100));
+    }
+    stages
+}
+
+/// Why a weight goes to 0; with the decision's number it is written on the route, so that a crash
+/// before the status write loses neither the fact nor the reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lowering {
+    JudgeBreach,
+    HealthBreach,
+    HardStop,
+    BurnGuard,
+    Aborted,
+    Superseded,
+    Denied,
+    Inconclusive,
+    GaveUpBlind,
+    Failed,
+    /// A retreat that is not an end.
+    Blind,
+    /// A retreat that is not an end.
+    HubLost,
+    /// A foreign writer had raised it from 0.
+    Foreign,
+}
+
+impl Lowering {
+    const ALL: [Lowering; 13] = [
+        Lowering::JudgeBreach,
+        Lowering::HealthBreach,
+        Lowering::HardStop,
+        Lowering::BurnGuard,
+        Lowering::Aborted,
+        Lowering::Superseded,
+        Lowering::Denied,
+        Lowering::Inconclusive,
+        Lowering::GaveUpBlind,
+        Lowering::Failed,
+        Lowering::Blind,
+        Lowering::HubLost,
+        Lowering::Foreign,
+    ];
+
+    fn end(self) -> Option<(RolloutPhase, bool)> {
+        match self {
+            Lowering::JudgeBreach | Lowering::HealthBreach | Lowering::HardStop | Lowering::BurnGuard => {
+                Some((RolloutPhase::RolledBack, true))
+            }
+            Lowering::Aborted => Some((RolloutPhase::Withdrawn, false)),
+            Lowering::Superseded => Some((RolloutPhase::Superseded, false)),
+            Lowering::Denied => Some((RolloutPhase::Denied, false)),
+            Lowering::Inconclusive => Some((RolloutPhase::Inconclusive, false)),
+            Lowering::GaveUpBlind => Some((RolloutPhase::Blind, false)),
+            Lowering::Failed => Some((RolloutPhase::Failed, false)),
+            Lowering::Blind | Lowering::HubLost | Lowering::Foreign => None,
+        }
+    }
+}
+
+/// What became of the route's care in this look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Route {
+    /// Route and record agree (or a foreign writer's lower weight is kept).
+    Settled,
+    /// Something is being written or awaited; nothing else may be decided on top of it.
+    Unsettled,
+    Missing,
+}
+
+/// Representable within half a percent in every rule.
+pub(super) fn fits(route: &RouteView, percent: u8) -> bool {
+    route.rules.iter().all(|rule| {
+        let total = rule.total();
+        let canary = part(total, percent);
+        total > 0
+            && (percent == 0 || canary > 0)
+            && (100.0 * f64::from(canary) / f64::from(total) - f64::from(percent)).abs() < 0.5
+    })
+}
+
+fn part(total: u32, percent: u8) -> u32 {
+    let percent = u64::from(percent.min(100));
+    u32::try_from((u64::from(total) * percent + 50) / 100).unwrap_or(total)
+}
+
+pub(super) fn weights(route: &RouteView, percent: u8) -> Vec<RuleWeights> {
+    route
+        .rules
+        .iter()
+        .map(|rule| {
+            let canary = part(rule.total(), percent);
+            RuleWeights { rule: rule.rule, stable: rule.total().saturating_sub(canary), canary }
+        })
+        .collect()
+}
+
+impl Draft<'_> {
+    pub fn owns_route(&self) -> bool {
+        self.seen.route.as_ref().is_some_and(|route| route.rollout.as_deref() == Some(self.seen.rollout.uid.as_str()))
+    }
+
+    /// Number of our decision that the route carries.
+    fn written(&self) -> Option<(u64, u64)> {
+        let decision = self.seen.route.as_ref()?.decision.as_ref()?;
+        (decision.rollout == self.seen.rollout.uid).then_some((decision.epoch, decision.n))
+    }
+
+    /// A decision on the weight: recorded first, written after. Guarded by the route's resourceVersion.
+    pub fn set_weight(&mut self, percent: u8, code: &'static str, why: impl Into<String>) {
+        self.status.weight = percent;
+        self.status.decision += 1;
+        self.status.weight_since = Some(self.now());
+        self.status.step_since = None;
+        self.decide(code, why);
+        self.write_weight();
+    }
+
+    fn write_weight(&mut self) {
+        let Some(route) = &self.seen.route else { return };
+        self.after(Action::SetWeights {
+            resource_version: route.resource_version.clone(),
+            percent: self.status.weight,
+            rules: weights(route, self.status.weight),
+            decision: self.stamp(),
+        });
+    }
+
+    /// Weight 0 before anything else. Leaves the number of the decision alone.
+    pub fn lower(&mut self, why: Lowering) {
+        let Some(route) = &self.seen.route else {
+            self.status.weight = 0;
+            return;
+        };
+        let there = route.most() == 0.0 && (self.status.weight == 0 || self.lowered() == Some(why));
+        if !there {
+            let rules = weights(route, 0);
+            if self.owns_route() && !route.promoting {
+                let reason = format!("{why:?}.{}", self.status.decision);
+                self.before(Action::LowerToZero { rollout: self.seen.rollout.uid.clone(), reason, rules });
+            } else {
+                let decision = self.stamp();
+                let resource_version = route.resource_version.clone();
+                self.before(Action::SetWeights { resource_version, percent: 0, rules, decision });
+            }
+        }
+        if self.status.weight > 0 {
+            self.status.weight_since = Some(self.now());
+        }
+        self.status.weight = 0;
+    }
+
+    /// Our own lowering that the route carries for the recorded decision.
+    fn lowered(&self) -> Option<Lowering> {
+        let (uid, reason) = self.seen.route.as_ref()?.lowered.as_ref()?;
+        let (word, n) = reason.rsplit_once('.')?;
+        if *uid != self.seen.rollout.uid || n.parse() != Ok(self.status.decision) {
+            return None;
+        }
+        Lowering::ALL.into_iter().find(|why| format!("{why:?}") == word)
+    }
+
+    /// A lowering of ours whose record was lost in a crash: it is recorded now, never undone.
+    pub fn recover_lowering(&mut self) -> bool {
+        if self.status.weight == 0 || self.status.ending.is_some() {
+            return false;
+        }
+        let Some(why) = self.lowered() else { return false };
+        self.status.weight = 0;
+        self.status.weight_since = Some(self.now());
+        let message = format!("the weight had been lowered to 0 ({why:?}) before the record was written");
+        match why.end() {
+            Some((end, quarantine)) => {
+                let reason = format!("{why:?}");
+                self.status.ending = Some(Ending { end, reason, message: message.clone(), quarantine });
+            }
+            None => {
+                self.status.step = 0;
+                self.status.certified_weight = 0;
+                self.status.step_since = None;
+                if why == Lowering::Blind {
+                    self.status.blind_retreat_at = Some(self.now());
+                }
+            }
+        }
+        self.decide("Recovered", message);
+        true
+    }
+
+    /// Brings the route to the record, or tells who else wrote it. `needs`: pods for the recorded weight.
+    pub fn steer(&mut self) -> Route {
+        let Some(route) = &self.seen.route else {
+            self.say("RouteMissing", format!("HTTPRoute {} is not there", self.seen.spec.route.http_route));
+            return Route::Missing;
+        };
+        let (epoch, n) = self.written().unwrap_or((0, 0));
+        if n > self.status.decision {
+            self.say("StaleView", "the route carries a later decision than the status seen: waiting for a fresh view");
+            return Route::Unsettled;
+        }
+        if n < self.status.decision {
+            let up = f64::from(self.status.weight) > route.most() + 0.5;
+            if up && !capacity::ready_for(self, self.status.weight) {
+                self.say("CapacityNotReady", "the recorded weight is not written before its pods are ready");
+                return Route::Unsettled;
+            }
+            if up && !self.seen.verdict.allows() && self.status.going_back.is_none() {
+                self.say("VerdictMissing", "the recorded weight is not written without an Allow");
+                return Route::Unsettled;
+            }
+            self.say("WritingWeight", format!("writing the recorded weight {} to the route", self.status.weight));
+            self.write_weight();
+            return Route::Unsettled;
+        }
+        if !self.owns_route() || epoch < self.status.epoch {
+            self.adopt(route, "a new leader marks the route with its epoch");
+            return Route::Unsettled;
+        }
+        let recorded = f64::from(self.status.weight);
+        if route.most() > recorded + 0.5 {
+            let found = route.most().round();
+            self.foreign(format!("someone else set the canary's weight to {found}; recorded is {recorded}"));
+            if self.status.weight == 0 && !route.promoting {
+                self.lower(Lowering::Foreign);
+            } else {
+                let (resource_version, rules) = (route.resource_version.clone(), weights(route, self.status.weight));
+                let (percent, decision) = (self.status.weight, self.stamp());
+                self.before(Action::SetWeights { resource_version, percent, rules, decision });
+            }
+            self.say("ForeignWriter", format!("lowering a foreign weight {found} to the recorded {recorded}"));
+            return Route::Unsettled;
+        }
+        if route.least() + 0.5 < recorded {
+            let found = route.least().round();
+            self.foreign(format!(
+                "someone else lowered the canary's weight to {found} (recorded: {recorded}); it is kept until a new decision"
+            ));
+        }
+        Route::Settled
+    }
+
+    pub fn adopt(&mut self, route: &RouteView, why: &str) {
+        let missing = |rule: &&RuleView| rule.canary_weight.is_none();
+        let add_canary_ref = route.rules.iter().filter(missing).map(|rule| rule.rule).collect();
+        self.say("AdoptingRoute", why);
+        self.after(Action::AdoptRoute {
+            resource_version: route.resource_version.clone(),
+            decision: self.stamp(),
+            add_canary_ref,
+        });
+    }
+}
