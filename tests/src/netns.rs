@@ -2,11 +2,12 @@
 //! reachable from outside, and nothing outlives the run. It never builds or downloads: there is no route out.
 
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-/// Set by the outer half for the inner one.
+/// Set by the outer half for the inner one: the process id that the namespaces have outside.
 const MARKER: &str = "TIDEGATE_RIG_NAMESPACE";
 /// All of it is local inside: every pod, server and gateway has an address of its own.
 pub const RANGE: &str = "10.244.0.0/16";
@@ -47,12 +48,28 @@ pub fn enter() -> Result<()> {
     }
     let program = std::env::current_exe()?;
     let mut command = Command::new("unshare");
-    command.args(FLAGS).arg(program).args(std::env::args_os().skip(1)).env(MARKER, "inside");
+    command.args(FLAGS).arg(program).args(std::env::args_os().skip(1)).env(MARKER, std::process::id().to_string());
     for name in FORGET {
         command.env_remove(name);
     }
     // Only returns when it failed.
     Err(command.exec()).context("cannot run `unshare`")
+}
+
+/// A process of these namespaces by its id outside, for `nsenter`; `None` outside.
+pub fn outer_pid() -> Option<u32> {
+    // The process replaced itself by `unshare`, which keeps its id and lives as long as the namespaces.
+    std::env::var_os(MARKER)?.to_str()?.parse().ok()
+}
+
+/// Writes a script that runs a command in these namespaces from another terminal: `enter kubectl get pods`.
+pub fn write_enter_script(path: &Path, kubectl_dir: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let pid = outer_pid().context("not in a namespace of the rig")?;
+    let path_setting = format!("PATH=\"$PATH:{}\"", kubectl_dir.display());
+    let enter = format!("nsenter --user --preserve-credentials --net --target {pid}");
+    std::fs::write(path, format!("#!/bin/sh\n{path_setting} exec {enter} -- \"$@\"\n"))?;
+    Ok(std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?)
 }
 
 fn prepare() -> Result<()> {

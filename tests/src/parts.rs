@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
+use crate::supply::SupplyTools;
 use progress::{Progress, Step};
 
 pub const TRAEFIK_VERSION: &str = "3.7.15";
@@ -40,7 +41,22 @@ pub struct Parts {
     pub gateway_crds: PathBuf,
 }
 
+/// What a control plane needs; envtest's assets lack the controller manager.
+const CONTROL_PLANE: [&str; 4] = ["etcd", "kube-apiserver", "kube-controller-manager", "kubectl"];
+
 impl Parts {
+    /// What the supply chain of the rig runs.
+    pub fn supply_tools(&self) -> SupplyTools {
+        SupplyTools {
+            cosign: self.cosign.clone(),
+            crane: self.crane.clone(),
+            fulcio: self.fulcio.clone(),
+            rekor: self.rekor.clone(),
+            timestamp_server: self.timestamp_server.clone(),
+            registry: self.registry.clone(),
+        }
+    }
+
     /// Program and leading arguments for `etcd`, `kube-apiserver`, `kube-controller-manager` or `kubectl`.
     pub fn control_plane(&self, program: &str) -> (PathBuf, Option<String>) {
         match self.assets.as_ref().map(|dir| dir.join(program)).filter(|path| path.is_file()) {
@@ -78,6 +94,8 @@ pub fn ensure() -> Result<Parts> {
     let prometheus = cache.join("prometheus");
     let crds = cache.join(format!("gateway-api-{GATEWAY_API_VERSION}"));
     let installed_prometheus = on_path("prometheus");
+    let assets = setting("KUBEBUILDER_ASSETS").map(PathBuf::from);
+    let asset = |program: &str| assets.as_ref().map(|dir| dir.join(program)).filter(|path| path.is_file());
 
     let mut steps = Vec::new();
     let mut add = |ready: bool, step: Step| {
@@ -86,7 +104,7 @@ pub fn ensure() -> Result<Parts> {
         }
     };
     add(
-        control_plane.is_dir(),
+        control_plane.is_dir() || CONTROL_PLANE.iter().all(|program| asset(program).is_some()),
         Step::new(
             "Kubernetes control plane, built from its Go modules",
             420,
@@ -112,10 +130,11 @@ pub fn ensure() -> Result<Parts> {
     );
     Progress::run(steps, &cache.join("build.log"))?;
 
+    let kubectl = asset("kubectl").unwrap_or_else(|| control_plane.join("kubectl"));
     Ok(Parts {
-        kubectl: control_plane.join("kubectl"),
+        kubectl,
         control_plane: control_plane.join("control-plane"),
-        assets: setting("KUBEBUILDER_ASSETS").map(PathBuf::from),
+        assets,
         cosign: sigstore.join("cosign"),
         crane: sigstore.join("crane"),
         fulcio: sigstore.join("fulcio"),

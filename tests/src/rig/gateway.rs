@@ -84,5 +84,8 @@ pub(super) fn prometheus(parts: &Parts, cluster: &Cluster) -> Result<Spec> {
         "--storage.tsdb.retention.time=1d".to_owned(),
         format!("--web.listen-address={address}:{PROMETHEUS_PORT}"),
         "--log.level=warn".to_owned(),
+        // Hidden, 5 s by default, and on top of the 5 s that its discovery takes anyhow: a new pod is scraped 6 s after it
+        // is listed at the latest, not 11 s.
+        "--scrape.discovery-reload-interval=200ms".to_owned(),
     ]))
 }
