@@ -14,4 +14,5 @@
 pub mod netns;
 pub mod parts;
 pub mod rig;
+pub mod stage;
 pub mod supply;
