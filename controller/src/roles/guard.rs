@@ -1,6 +1,22 @@
 //! The role `guard`: wiring only.
 
-use super::CommonArgs;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use jiff::SignedDuration;
+use serde_json::json;
+use tidegate_policies::registry::HttpFetch;
+use tidegate_policies::verifier::Verifier;
+use tidegate_webhook::guard::{self, Ahead, Assessor, Decided, Guard, KubeCluster, Metrics, Recorder, Settings};
+use tidegate_webhook::serve::{Limits, Transport};
+use tidegate_webhook::tls::Certificates;
+use tokio::task::JoinSet;
+
+use super::{CommonArgs, shutdown_signal};
+use crate::ledger::{DecisionRecord, Ledger, LogLedger};
+use crate::serve::Telemetry;
+use crate::{clock, connect};
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
@@ -17,9 +33,109 @@ pub struct Args {
     pub tls_cert: std::path::PathBuf,
     #[arg(long)]
     pub tls_key: std::path::PathBuf,
+    /// Namespaces that are not judged, by name. The webhook configuration leaves out the same ones.
+    #[arg(long, value_delimiter = ',', default_value = "kube-system,kube-node-lease,tidegate-system")]
+    pub excluded_namespaces: Vec<String>,
+    /// How long a verdict that expired still lets the digest that is stable there restart.
+    #[arg(long, default_value = "24h")]
+    pub restart_grace: tidegate_pipelines::api::Span,
+    /// The webhook configuration's timeoutSeconds, used where the request does not say it.
+    #[arg(long, default_value = "5s")]
+    pub webhook_timeout: tidegate_pipelines::api::Span,
 }
 
 /// Runs until SIGTERM.
-pub async fn run(_args: Args) -> anyhow::Result<()> {
-    anyhow::bail!("the role guard is not wired yet")
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    let client = connect::client(args.common.kubeconfig.as_deref()).await?;
+    let certificates = Certificates::load(&args.tls_cert, &args.tls_key).await?;
+    let listener =
+        tokio::net::TcpListener::bind(args.listen).await.with_context(|| format!("listen on {}", args.listen))?;
+    let wall = clock::wall();
+    let now: tidegate_webhook::Now = Arc::new(move || wall.now());
+
+    let telemetry = Telemetry::default();
+    let metrics = Metrics::default();
+    metrics.register(&mut *telemetry.registry.write().await);
+
+    let (cluster, watches) = KubeCluster::new(client, &args.environment);
+    let verifier = Arc::new(Verifier::new(Arc::new(HttpFetch::new()?)));
+    let (assessor, unfinished) = Assessor::new(cluster.clone(), verifier, now.clone());
+    let assessor = Arc::new(assessor);
+    let ahead = Ahead::new(cluster.clone(), assessor.clone(), now.clone());
+    let guard = Arc::new(Guard {
+        cluster: cluster.clone(),
+        assessor,
+        settings: Settings {
+            environment: args.environment.clone(),
+            excluded: args.excluded_namespaces.iter().cloned().collect(),
+            restart_grace: SignedDuration::from_secs(args.restart_grace.as_duration().as_secs() as i64),
+            timeout: args.webhook_timeout.as_duration(),
+        },
+        now,
+        metrics,
+        recorder: Arc::new(ToLedger { actor: format!("guard/{}", args.environment), ledger: LogLedger }),
+    });
+
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let stopping = |mut stopped: tokio::sync::watch::Receiver<bool>| async move {
+        let _ = stopped.wait_for(|stop| *stop).await;
+    };
+    let mut tasks = JoinSet::new();
+    tasks.spawn(watches);
+    tasks.spawn(ahead.run(unfinished, cluster.changes()));
+    let (side, end) = (telemetry.clone(), stopping(stopped.clone()));
+    let side_address = args.common.telemetry_listen;
+    tasks.spawn(async move {
+        if let Err(error) = side.serve(side_address, end).await {
+            tracing::error!(%error, address = %side_address, "the side port does not serve");
+        }
+    });
+    tasks.spawn({
+        let (cluster, telemetry) = (cluster.clone(), telemetry.clone());
+        async move {
+            cluster.synced().await;
+            telemetry.set_ready(true);
+            std::future::pending::<()>().await;
+        }
+    });
+    tracing::info!(address = %args.listen, environment = args.environment, "the guard answers");
+    let transport = Transport::Tls(Arc::new(certificates));
+    let mut door = tokio::task::JoinSet::new();
+    door.spawn(guard::route::run(guard, listener, transport, Limits::default(), stopping(stopped)));
+
+    shutdown_signal().await;
+    telemetry.set_ready(false);
+    let _ = stop.send(true);
+    // `serve` bounds its own drain; this is only against its being stuck.
+    let _ = tokio::time::timeout(Duration::from_secs(15), door.join_next()).await;
+    tasks.shutdown().await;
+    Ok(())
+}
+
+struct ToLedger<L> {
+    actor: String,
+    ledger: L,
+}
+
+impl<L: Ledger> Recorder for ToLedger<L> {
+    fn decided(&self, decided: &Decided) {
+        let reasons: Vec<_> = decided.answer.findings.iter().map(|(reason, _)| reason.as_str()).collect();
+        let (policy, policy_digest) = decided.policy.clone().unzip();
+        self.ledger.record(&DecisionRecord {
+            at: decided.at,
+            actor: self.actor.clone(),
+            subject: decided.title.clone(),
+            reason: decided.reason().to_owned(),
+            message: decided.message(),
+            inputs: json!({
+                "user": decided.user,
+                "allowed": decided.answer.allowed,
+                "reasons": reasons,
+                "exceptions": decided.answer.exceptions,
+                "policy": policy,
+                "policyDigest": policy_digest,
+                "dryRun": decided.dry_run,
+            }),
+        });
+    }
 }

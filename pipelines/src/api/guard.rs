@@ -65,6 +65,10 @@ pub struct VerdictSpec {
     /// Earliest expiry of what it rests on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Time>,
+    /// Until when it was `Allow` under this very policy and trust root, if it is so no more: what is
+    /// stable there may still restart for a bounded grace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_allowed: Option<Time>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

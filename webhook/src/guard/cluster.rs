@@ -41,6 +41,9 @@ pub trait Cluster: Send + Sync {
 
     fn verdict(&self, name: &str) -> Option<Arc<VerdictSpec>>;
 
+    /// All that are kept, with their names.
+    fn verdicts(&self) -> Vec<(String, Arc<VerdictSpec>)>;
+
     fn quarantines(&self) -> Vec<Arc<Quarantine>>;
 
     fn break_glass(&self, namespace: &str) -> Vec<BreakGlassSpec>;
@@ -53,6 +56,9 @@ pub trait Cluster: Send + Sync {
 
     /// Creates or replaces the Verdict of this name.
     async fn keep(&self, name: &str, verdict: VerdictSpec) -> Result<(), String>;
+
+    /// Deletes the Verdict of this name.
+    async fn forget(&self, name: &str) -> Result<(), String>;
 }
 
 /// Why this digest is quarantined in this environment.

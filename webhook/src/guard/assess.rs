@@ -1,0 +1,263 @@
+//! How a digest stands: from the Verdicts this cluster keeps, else by verifying it now, within a
+//! budget. Concurrent requests for one digest are one verification. Only an `Allow` is ever kept as
+//! an answer.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use tidegate_pipelines::api::{VerdictCheck, VerdictDecision, VerdictSpec, verdict_name};
+use tidegate_policies::digest::Digest;
+use tidegate_policies::image::ImageRef;
+use tidegate_policies::model::Scope;
+use tidegate_policies::verdict::{Decision, Outcome, Verdict};
+use tidegate_policies::verifier::{Verifier, VerifyRequest, verdict_key};
+use tokio::sync::{Mutex, mpsc};
+
+use super::cluster::Cluster;
+use super::facts::{InForce, Judged};
+use crate::Now;
+
+/// Enough for every image of a large cluster; beyond it the memory starts afresh.
+const MEMORY: usize = 4096;
+
+type Flight = Shared<BoxFuture<'static, Arc<Verdict>>>;
+
+/// An image to verify for a namespace (and, where a check set is a service account's, for that).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Want {
+    /// By digest.
+    pub image: ImageRef,
+    pub scope: Scope,
+    pub revision: Option<String>,
+}
+
+/// What one look found.
+#[derive(Clone, Debug)]
+pub struct Assessment {
+    pub judged: Judged,
+    /// When an `Allow` under the same policy ran out.
+    pub expired: Option<Timestamp>,
+}
+
+pub struct Assessor {
+    cluster: Arc<dyn Cluster>,
+    verifier: Arc<Verifier>,
+    now: Now,
+    allows: Mutex<HashMap<Digest, Arc<Verdict>>>,
+    flights: Mutex<HashMap<Digest, Flight>>,
+    /// What did not finish in a request's time is finished there.
+    unfinished: mpsc::Sender<Want>,
+}
+
+impl Assessor {
+    pub fn new(cluster: Arc<dyn Cluster>, verifier: Arc<Verifier>, now: Now) -> (Self, mpsc::Receiver<Want>) {
+        let (unfinished, receiver) = mpsc::channel(256);
+        let (allows, flights) = (Mutex::default(), Mutex::default());
+        (Self { cluster, verifier, now, allows, flights, unfinished }, receiver)
+    }
+
+    /// What is kept about this image, without asking anybody: `None` if nothing is.
+    pub fn kept(&self, in_force: &InForce, want: &Want) -> Option<Arc<tidegate_pipelines::api::VerdictSpec>> {
+        let digest = want.image.digest.as_ref()?.as_str();
+        let (policy, roots) = (in_force.policy_digest.as_str(), in_force.trust_root_digest.as_str());
+        let namespace = want.scope.namespace.as_str();
+        let kept = self.cluster.verdict(&verdict_name(digest, policy, roots, namespace))?;
+        let same = kept.digest == digest
+            && kept.policy_digest == policy
+            && kept.trust_root_digest == roots
+            && kept.namespace == namespace
+            && kept.image == format!("{}@{digest}", want.image.repository_path())
+            && speaks_for(in_force, &kept, want);
+        same.then_some(kept)
+    }
+
+    /// How the image stands, within `budget`. `keep` is false for a dry run.
+    pub async fn assess(&self, in_force: &Arc<InForce>, want: &Want, budget: Duration, keep: bool) -> Assessment {
+        let now = (self.now)();
+        let expired = match self.kept(in_force, want) {
+            None => None,
+            Some(kept) if allows(&kept, now) => return Assessment { judged: Judged::Allow, expired: None },
+            Some(kept) => last_allowed(&kept).map(|time| time.0),
+        };
+        let key = key(in_force, want);
+        if let Some(verdict) = self.allows.lock().await.get(&key)
+            && verdict.expires.is_none_or(|at| at > now)
+        {
+            return Assessment { judged: Judged::Allow, expired: None };
+        }
+        let Ok(verdict) = tokio::time::timeout(budget, self.verify(in_force, want, &key)).await else {
+            // A full queue means that as much is being verified already.
+            let _ = self.unfinished.try_send(want.clone());
+            let text =
+                format!("{} could not be verified within {} ms; it goes on: try again", want.image, budget.as_millis());
+            return Assessment { judged: Judged::Error(text), expired };
+        };
+        if verdict.allows() {
+            self.remember(key, verdict.clone()).await;
+            if keep {
+                self.keep(in_force, want, &verdict).await;
+            }
+        }
+        Assessment { judged: judged(&verdict), expired }
+    }
+
+    /// Verifies now; concurrent callers share one verification.
+    pub async fn verify(&self, in_force: &Arc<InForce>, want: &Want, key: &Digest) -> Arc<Verdict> {
+        let flight = {
+            let mut flights = self.flights.lock().await;
+            match flights.get(key) {
+                Some(flight) => flight.clone(),
+                None => {
+                    let (verifier, in_force, want) = (self.verifier.clone(), in_force.clone(), want.clone());
+                    let now = (self.now)();
+                    let flight = async move {
+                        let request = VerifyRequest {
+                            image: want.image,
+                            policy: &in_force.policy,
+                            attestors: &in_force.attestors,
+                            trust_roots: &in_force.trust_roots,
+                            scope: want.scope,
+                            expected_revision: want.revision,
+                            now,
+                        };
+                        Arc::new(verifier.verify(request).await)
+                    };
+                    let flight = flight.boxed().shared();
+                    flights.insert(key.clone(), flight.clone());
+                    flight
+                }
+            }
+        };
+        let verdict = flight.clone().await;
+        let mut flights = self.flights.lock().await;
+        // Only ours: another may have started since.
+        if flights.get(key).is_some_and(|other| other.ptr_eq(&flight)) {
+            flights.remove(key);
+        }
+        verdict
+    }
+
+    async fn remember(&self, key: Digest, verdict: Arc<Verdict>) {
+        let mut allows = self.allows.lock().await;
+        if allows.len() >= MEMORY {
+            allows.clear();
+        }
+        allows.insert(key, verdict);
+    }
+
+    async fn keep(&self, in_force: &InForce, want: &Want, verdict: &Verdict) {
+        let Some((name, spec)) = verdict_object(in_force, want, verdict, (self.now)()) else { return };
+        // Another image or check set under this name, or a Deny (a rollout asks more than a pod: its
+        // event's revision): the object is theirs, ours stays in memory.
+        let theirs = self.cluster.verdict(&name).is_some_and(|kept| {
+            kept.decision == VerdictDecision::Deny || kept.image != spec.image || kept.check_set != spec.check_set
+        });
+        if theirs {
+            return;
+        }
+        if let Err(error) = self.cluster.keep(&name, spec).await {
+            tracing::warn!(%error, name, "a verdict could not be kept; it is remembered until a restart");
+        }
+    }
+
+    /// What a tag names now.
+    pub async fn resolve(&self, in_force: &InForce, image: &ImageRef, budget: Duration) -> Result<Digest, String> {
+        let at = in_force.policy.locate(image);
+        match tokio::time::timeout(budget, self.verifier.fetch().resolve(&at, image)).await {
+            Ok(Ok(digest)) => Ok(digest),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("no answer within {} ms", budget.as_millis())),
+        }
+    }
+}
+
+pub fn key(in_force: &InForce, want: &Want) -> Digest {
+    let set = check_set(in_force, &want.scope);
+    let (policy, roots) = (&in_force.policy_digest, &in_force.trust_root_digest);
+    verdict_key(&want.image, policy, roots, set, want.revision.as_deref())
+}
+
+fn check_set<'a>(in_force: &'a InForce, scope: &Scope) -> &'a str {
+    in_force.policy.check_set(scope).map(|set| set.display_name.as_str()).unwrap_or_default()
+}
+
+/// Whether the check set of that verdict is the one that is evaluated for this pod. A verdict
+/// without a check set rests on the policy's own allowlist, which holds for every pod.
+fn speaks_for(in_force: &InForce, kept: &VerdictSpec, want: &Want) -> bool {
+    kept.check_set.is_empty() || kept.check_set == check_set(in_force, &want.scope)
+}
+
+pub fn judged(verdict: &Verdict) -> Judged {
+    match verdict.decision {
+        Decision::Allow => Judged::Allow,
+        Decision::Deny => Judged::Deny(verdict.summary()),
+        Decision::Error => Judged::Error(verdict.summary()),
+    }
+}
+
+/// Whether this verdict lets the image in now.
+pub fn allows(kept: &VerdictSpec, now: Timestamp) -> bool {
+    kept.decision == VerdictDecision::Allow && kept.expires_at.as_ref().is_none_or(|at| at.0 > now)
+}
+
+/// Until when a verdict that allows no more did allow.
+pub fn last_allowed(kept: &VerdictSpec) -> Option<Time> {
+    match kept.decision {
+        VerdictDecision::Allow => kept.expires_at.clone(),
+        _ => kept.last_allowed.clone(),
+    }
+}
+
+/// The object under which a verdict is kept, and its name.
+pub fn verdict_object(
+    in_force: &InForce,
+    want: &Want,
+    verdict: &Verdict,
+    now: Timestamp,
+) -> Option<(String, VerdictSpec)> {
+    let digest = want.image.digest.as_ref()?.to_string();
+    let (policy_digest, trust_root_digest) =
+        (in_force.policy_digest.to_string(), in_force.trust_root_digest.to_string());
+    let namespace = want.scope.namespace.clone();
+    let name = verdict_name(&digest, &policy_digest, &trust_root_digest, &namespace);
+    let checks = verdict.checks.iter().take(64).map(|check| VerdictCheck {
+        name: cut(&check.name, 256),
+        outcome: match check.outcome {
+            Outcome::Passed | Outcome::DryRun => VerdictDecision::Allow,
+            Outcome::Failed => VerdictDecision::Deny,
+            Outcome::Error => VerdictDecision::Error,
+        },
+        message: cut(&check.message, 1024),
+        evidence: check.evidence.iter().take(32).cloned().collect(),
+    });
+    let spec = VerdictSpec {
+        image: format!("{}@{digest}", want.image.repository_path()),
+        checks: checks.collect(),
+        digest,
+        policy_digest,
+        trust_root_digest,
+        namespace,
+        check_set: verdict.check_set.clone(),
+        decision: match verdict.decision {
+            Decision::Allow => VerdictDecision::Allow,
+            Decision::Deny => VerdictDecision::Deny,
+            Decision::Error => VerdictDecision::Error,
+        },
+        summary: cut(&verdict.summary(), 1024),
+        revision: verdict.revision.clone(),
+        verified_at: Time(now),
+        expires_at: verdict.expires.map(Time),
+        last_allowed: None,
+    };
+    Some((name, spec))
+}
+
+/// At most `limit` characters, as the API server counts them.
+fn cut(text: &str, limit: usize) -> String {
+    text.chars().take(limit).collect()
+}

@@ -1,0 +1,361 @@
+//! The decision, pure: a request and what is known about it give an answer with its reasons. Reads
+//! no clock, asks nobody. Every finding is told, not the first alone.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use tidegate_policies::deployers::is_deployer;
+use tidegate_policies::image::ImageRef;
+use tidegate_policies::model::Mode;
+
+use super::facts::{Chain, Facts, ImageFact, InForce, Judged, Standing};
+use super::review::{Object, Review, Subject};
+use super::template::{Placed, changed, images, made_from, same};
+
+/// The account under which Tidegate itself sets images: a deployer everywhere.
+const SPOKE: &str = "system:serviceaccount:tidegate-system:tidegate-spoke";
+/// All controllers at once, where they are not given accounts of their own.
+const CONTROLLER_MANAGER: &str = "system:kube-controller-manager";
+const BREAK_GLASS_KEYS: [&str; 2] = ["image-policy.k8s.io/break-glass", "alpha.image-policy.k8s.io/break-glass"];
+
+/// Why something is refused: also the metric's label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reason {
+    ImageDenied,
+    /// It could not be verified: says nothing about the image.
+    ImageUnverified,
+    TagNotAllowed,
+    NotAnImage,
+    Quarantined,
+    NotADeployer,
+    OwnerMismatch,
+    /// The API server did not say who owns it.
+    OwnerUnknown,
+    BreakGlassLabel,
+    /// No policy can be applied.
+    NoPolicy,
+    /// The request cannot be read.
+    Malformed,
+    /// No answer in time.
+    Deadline,
+}
+
+impl Reason {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reason::ImageDenied => "ImageDenied",
+            Reason::ImageUnverified => "ImageUnverified",
+            Reason::TagNotAllowed => "TagNotAllowed",
+            Reason::NotAnImage => "NotAnImage",
+            Reason::Quarantined => "Quarantined",
+            Reason::NotADeployer => "NotADeployer",
+            Reason::OwnerMismatch => "OwnerMismatch",
+            Reason::OwnerUnknown => "OwnerUnknown",
+            Reason::BreakGlassLabel => "BreakGlassLabel",
+            Reason::NoPolicy => "NoPolicy",
+            Reason::Malformed => "Malformed",
+            Reason::Deadline => "Deadline",
+        }
+    }
+
+    /// Not knowing, as opposed to knowing that it must not be.
+    pub fn is_error(self) -> bool {
+        matches!(self, Reason::ImageUnverified | Reason::OwnerUnknown | Reason::NoPolicy | Reason::Deadline)
+    }
+}
+
+/// The answer to one request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    pub allowed: bool,
+    /// Empty if nothing is wrong. Kept in Audit too, where they do not refuse.
+    pub findings: Vec<(Reason, String)>,
+    /// Told to whoever asked.
+    pub warnings: Vec<String>,
+    /// Exceptions that were used, for the audit.
+    pub exceptions: Vec<String>,
+}
+
+impl Answer {
+    pub fn allow() -> Self {
+        Self { allowed: true, ..Self::default() }
+    }
+
+    pub fn refuse(reason: Reason, text: impl Into<String>) -> Self {
+        Self { findings: vec![(reason, text.into())], ..Self::default() }
+    }
+}
+
+/// What must be looked at, so that only that is gathered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Questions {
+    /// Images that decide.
+    pub images: Vec<Placed>,
+    /// Whether they only warn.
+    pub warn_only: bool,
+    /// Whether the owners above must be known.
+    pub owners: bool,
+    /// Whether this user must be a deployer, and for what.
+    pub deployer_for: Option<&'static str>,
+}
+
+/// What this request raises. Nothing at all: it passes.
+pub fn questions(review: &Review) -> Questions {
+    match &review.subject {
+        Subject::Passes => Questions::default(),
+        Subject::Pod { new, old: None } => Questions {
+            images: images(&new.pod),
+            warn_only: false,
+            owners: is_controller(&review.user, None),
+            deployer_for: Some("making a pod"),
+        },
+        Subject::Pod { new, old: Some(old) } => {
+            let before: Vec<Placed> = images(&old.pod);
+            let changed: Vec<Placed> = images(&new.pod).into_iter().filter(|image| !before.contains(image)).collect();
+            let deployer_for = (!changed.is_empty()).then_some("changing a pod's images");
+            Questions { images: changed, deployer_for, ..Questions::default() }
+        }
+        Subject::Workload { kind, new, old } => match old {
+            Some(old) if !changed(&old.raw, &new.raw) => Questions::default(),
+            _ => Questions {
+                images: images(&new.pod),
+                warn_only: true,
+                owners: is_controller(&review.user, Some(kind)),
+                deployer_for: Some(match old {
+                    None => "making a workload",
+                    Some(_) => "changing a pod template",
+                }),
+            },
+        },
+    }
+}
+
+/// Whether this is the user of a built-in controller that makes such objects (`None`: pods).
+fn is_controller(user: &str, kind: Option<&str>) -> bool {
+    let account = user.strip_prefix("system:serviceaccount:kube-system:");
+    let makers: &[&str] = match kind {
+        None => &[
+            "replicaset-controller",
+            "statefulset-controller",
+            "daemon-set-controller",
+            "job-controller",
+            "replication-controller",
+        ],
+        Some("ReplicaSet") => &["deployment-controller"],
+        Some("Job") => &["cronjob-controller"],
+        Some(_) => &[],
+    };
+    !makers.is_empty() && (user == CONTROLLER_MANAGER || account.is_some_and(|name| makers.contains(&name)))
+}
+
+pub fn decide(review: &Review, facts: &Facts) -> Answer {
+    let asked = questions(review);
+    let (new, old) = match &review.subject {
+        Subject::Passes => return Answer::allow(),
+        Subject::Pod { new, old } | Subject::Workload { new, old, .. } => (new, old.as_deref()),
+    };
+    let label = break_glass_label(new, old);
+    if asked == Questions::default() && label.is_none() {
+        return Answer::allow();
+    }
+    let in_force = match &facts.in_force {
+        Ok(in_force) => in_force,
+        Err(error) => {
+            return Answer::refuse(Reason::NoPolicy, format!("{error}; without a policy nothing new starts"));
+        }
+    };
+    let mut case = Case { review, facts, in_force, answer: Answer::default(), made_by_owner: false };
+    if let Some(key) = label {
+        case.find(
+            Reason::BreakGlassLabel,
+            format!("`{key}` lets nothing in here: make a BreakGlass object in this namespace (user, digest, expiry, reason; verb `breakglass`)"),
+        );
+    }
+    if let Some(what) = asked.deployer_for {
+        case.deployer(what, new);
+    }
+    for placed in &asked.images {
+        if asked.warn_only { case.warn(placed) } else { case.image(placed) }
+    }
+    let Case { mut answer, .. } = case;
+    answer.allowed = answer.findings.is_empty() || in_force.policy.mode == Mode::Audit;
+    if answer.allowed {
+        answer.warnings.extend(answer.findings.iter().map(|(_, text)| format!("would be refused in Enforce: {text}")));
+    }
+    answer
+}
+
+/// The key of Google's break-glass mark, if this request brings it in.
+fn break_glass_label(new: &Object, old: Option<&Object>) -> Option<&'static str> {
+    let marks = |object: &Object| -> BTreeSet<&'static str> {
+        let maps = [&object.metadata, &object.pod_metadata].into_iter().flat_map(|m| [&m.labels, &m.annotations]);
+        let keys = maps.flatten().flat_map(|map| map.keys());
+        keys.filter_map(|key| BREAK_GLASS_KEYS.into_iter().find(|mark| mark == key)).collect()
+    };
+    let before = old.map(marks).unwrap_or_default();
+    marks(new).into_iter().find(|mark| !before.contains(mark))
+}
+
+struct Case<'a> {
+    review: &'a Review,
+    facts: &'a Facts,
+    in_force: &'a InForce,
+    answer: Answer,
+    /// A built-in controller made it, under a live owner that it matches.
+    made_by_owner: bool,
+}
+
+impl Case<'_> {
+    fn find(&mut self, reason: Reason, text: String) {
+        self.answer.findings.push((reason, text));
+    }
+
+    fn deployer(&mut self, what: &str, new: &Object) {
+        let Review { user, groups, subject, .. } = self.review;
+        let kind = match subject {
+            Subject::Workload { kind, .. } => Some(kind.as_str()),
+            _ => None,
+        };
+        let controller = is_controller(user, kind);
+        if controller {
+            match (self.owned(new), &self.facts.chain) {
+                (Ok(()), _) => self.made_by_owner = true,
+                // Who restricts nobody restricts no controllers either.
+                _ if !self.in_force.policy.deployers.is_empty() => {
+                    let (reason, text) = self.owned(new).err().unwrap_or((Reason::OwnerMismatch, String::new()));
+                    self.find(reason, text);
+                }
+                _ => {}
+            }
+            return;
+        }
+        let mirror = groups.iter().any(|group| group == "system:nodes")
+            && new.metadata.annotations.as_ref().is_some_and(|a| a.contains_key("kubernetes.io/config.mirror"));
+        if user == SPOKE || is_deployer(&self.in_force.policy, user, groups) || (mirror && kind.is_none()) {
+            return;
+        }
+        let forged = match new.controller() {
+            Some(owner) if kind.is_none() => format!(
+                "; its owner reference to {} `{}` does not count, since that owner's controller did not make it",
+                owner.kind, owner.name
+            ),
+            _ => String::new(),
+        };
+        let policy = &self.in_force.name;
+        self.find(
+            Reason::NotADeployer,
+            format!("`{user}` is not a deployer under policy `{policy}`, and {what} needs one{forged}"),
+        );
+    }
+
+    /// Whether the owners live and the object is what the nearest one makes.
+    fn owned(&self, new: &Object) -> Result<(), (Reason, String)> {
+        let mismatch = |text: String| Err((Reason::OwnerMismatch, text));
+        match &self.facts.chain {
+            Chain::Live { owner, template, claims } => {
+                let matches = match &self.review.subject {
+                    Subject::Workload { kind, .. } if kind == "ReplicaSet" => {
+                        if same(template, &new.raw) {
+                            Ok(())
+                        } else {
+                            Err("its template is another".to_owned())
+                        }
+                    }
+                    _ => made_from(template, &new.raw, claims),
+                };
+                matches.or_else(|why| mismatch(format!("it is not what its owner {owner} makes: {why}")))
+            }
+            Chain::None | Chain::NotAsked => mismatch("it has no controlling owner".to_owned()),
+            Chain::Broken(why) => mismatch(format!("its owner does not hold: {why}")),
+            Chain::Unknown(why) => {
+                Err((Reason::OwnerUnknown, format!("its owner could not be looked up ({why}); try again")))
+            }
+        }
+    }
+
+    fn image(&mut self, placed: &Placed) {
+        let Placed { place, image } = placed;
+        match self.facts.images.get(image) {
+            None => self.find(Reason::ImageUnverified, format!("{place}: image `{image}` was not looked at")),
+            Some(ImageFact::Unreadable(why)) => self.find(Reason::NotAnImage, format!("{place}: {why}")),
+            Some(ImageFact::Pinned(standing)) => self.digest(place, standing),
+            Some(ImageFact::Tag { image, now }) => {
+                self.find(Reason::TagNotAllowed, format!("{place}: {}", tag(image, now)))
+            }
+        }
+    }
+
+    fn digest(&mut self, place: &str, standing: &Standing) {
+        let digest = standing.image.digest.as_ref().map(ToString::to_string).unwrap_or_default();
+        if let Some(why) = &standing.quarantine {
+            return self.find(
+                Reason::Quarantined,
+                format!("{place}: {digest} is quarantined ({why}); neither break-glass nor another policy lifts that"),
+            );
+        }
+        let (reason, why) = match &standing.judged {
+            Judged::Allow => return,
+            Judged::Deny(why) => (Reason::ImageDenied, why),
+            Judged::Error(why) => (Reason::ImageUnverified, why),
+        };
+        if let Some(expired) = self.grace(standing) {
+            self.answer.warnings.push(format!(
+                "{place}: its verdict expired at {expired}; it may restart meanwhile, since it is stable here"
+            ));
+            self.answer.exceptions.push(format!("restartGrace {digest}"));
+            return;
+        }
+        let user = &self.review.user;
+        let made_by_owner = self.made_by_owner;
+        let glass = self.facts.break_glass.iter().find(|glass| {
+            glass.digest == digest && glass.expires_at.0 > self.facts.now && (made_by_owner || glass.user == *user)
+        });
+        if let Some(glass) = glass {
+            self.answer
+                .warnings
+                .push(format!("{place}: let in by break-glass of {} until {}", glass.user, glass.expires_at.0));
+            self.answer.exceptions.push(format!("breakGlass {digest} by {}: {}", glass.user, glass.reason));
+            return;
+        }
+        self.find(reason, format!("{place}: {why}"));
+    }
+
+    /// When its verdict ran out, if what is stable here may still restart on it.
+    fn grace(&self, standing: &Standing) -> Option<Timestamp> {
+        let expired = standing.expired.filter(|_| self.made_by_owner && standing.stable)?;
+        (self.facts.now.duration_since(expired) <= self.facts.restart_grace).then_some(expired)
+    }
+
+    /// Of a workload kind: its pods will be judged, so here it is only told.
+    fn warn(&mut self, placed: &Placed) {
+        let Placed { place, image } = placed;
+        let told = match self.facts.images.get(image) {
+            None => return,
+            Some(ImageFact::Unreadable(why)) => why.clone(),
+            Some(ImageFact::Tag { image, now }) => tag(image, now),
+            Some(ImageFact::Pinned(Standing { quarantine: Some(why), image, .. })) => {
+                format!("{image} is quarantined ({why})")
+            }
+            Some(ImageFact::Pinned(Standing { judged: Judged::Deny(why), .. })) => why.clone(),
+            Some(ImageFact::Pinned(_)) => return,
+        };
+        self.answer.warnings.push(format!("{place}: {told}"));
+    }
+}
+
+/// Why a tag is refused: what it names now, and how that stands.
+fn tag(image: &ImageRef, now: &Result<Standing, String>) -> String {
+    match now {
+        Err(why) => format!("`{image}` is a tag, and what it names could not be found out ({why}): name a digest"),
+        Ok(Standing { image: pinned, quarantine: Some(why), .. }) => {
+            format!("`{image}` is a tag; it names `{pinned}` now, which is quarantined ({why})")
+        }
+        Ok(Standing { image: pinned, judged, .. }) => match judged {
+            Judged::Allow => format!("`{image}` is a tag; write `{pinned}`, which it names now and which is allowed"),
+            Judged::Deny(why) => format!("`{image}` is a tag; it names `{pinned}` now, which is denied: {why}"),
+            Judged::Error(why) => {
+                format!("`{image}` is a tag; it names `{pinned}` now, which could not be verified: {why}")
+            }
+        },
+    }
+}

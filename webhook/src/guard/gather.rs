@@ -1,0 +1,161 @@
+//! Collects what a decision needs and nothing beyond: images as the request's questions name them,
+//! owners only where a controller claims them. Never decides.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use tidegate_pipelines::api::{Rollout, VerdictDecision};
+use tidegate_policies::image::ImageRef;
+use tidegate_policies::model::Scope;
+use tokio::time::Instant;
+
+use super::assess::{Assessor, Want};
+use super::cluster::{Cluster, quarantined};
+use super::decide::Questions;
+use super::facts::{Chain, ImageFact, InForce, Judged, Standing};
+use super::review::{Object, Review, Subject};
+use super::stable;
+
+/// Owners above a pod: ReplicaSet and Deployment, or Job and CronJob. More would be no built-in chain.
+const DEPTH: usize = 2;
+
+pub struct Gatherer<'a> {
+    pub cluster: &'a dyn Cluster,
+    pub assessor: &'a Assessor,
+    pub environment: &'a str,
+    pub dry_run: bool,
+    /// When all must be known.
+    pub deadline: Instant,
+}
+
+impl Gatherer<'_> {
+    pub async fn images(
+        &self,
+        review: &Review,
+        asked: &Questions,
+        in_force: &Arc<InForce>,
+    ) -> BTreeMap<String, ImageFact> {
+        let account = match &review.subject {
+            Subject::Pod { new, .. } | Subject::Workload { new, .. } => new.pod.service_account_name.clone(),
+            Subject::Passes => None,
+        };
+        let account = account.filter(|name| !name.is_empty()).unwrap_or_else(|| "default".to_owned());
+        let scope = Scope { namespace: review.namespace.clone(), service_account: Some(account) };
+        let rollouts = self.cluster.rollouts(Some(&review.namespace));
+        let mut texts: Vec<&str> = asked.images.iter().map(|placed| placed.image.as_str()).collect();
+        texts.sort_unstable();
+        texts.dedup();
+        let facts = texts
+            .into_iter()
+            .map(async |text| (text.to_owned(), self.image(text, in_force, &scope, &rollouts, asked.warn_only).await));
+        join_all(facts).await.into_iter().collect()
+    }
+
+    async fn image(
+        &self,
+        text: &str,
+        in_force: &Arc<InForce>,
+        scope: &Scope,
+        rollouts: &[Arc<Rollout>],
+        warn_only: bool,
+    ) -> ImageFact {
+        if text.is_empty() {
+            return ImageFact::Unreadable("it names no image".to_owned());
+        }
+        let image: ImageRef = match text.parse() {
+            Ok(image) => image,
+            Err(error) => return ImageFact::Unreadable(error.to_string()),
+        };
+        if image.digest.is_some() {
+            return ImageFact::Pinned(self.standing(image, in_force, scope, rollouts, warn_only).await);
+        }
+        let now = match self.assessor.resolve(in_force, &image, self.left()).await {
+            Err(why) => Err(why),
+            Ok(digest) => {
+                let pinned = image.with_digest(digest);
+                Ok(self.standing(pinned, in_force, scope, rollouts, warn_only).await)
+            }
+        };
+        ImageFact::Tag { image, now }
+    }
+
+    async fn standing(
+        &self,
+        image: ImageRef,
+        in_force: &Arc<InForce>,
+        scope: &Scope,
+        rollouts: &[Arc<Rollout>],
+        warn_only: bool,
+    ) -> Standing {
+        let digest = image.digest.as_ref().map(ToString::to_string).unwrap_or_default();
+        let quarantine = quarantined(&self.cluster.quarantines(), self.environment, &digest);
+        let stable = stable::runs(rollouts, &digest);
+        let want = Want { image: image.clone(), scope: scope.clone(), revision: None };
+        let (judged, expired) = if warn_only {
+            // A warning is worth a look, not a verification.
+            let judged = match self.assessor.kept(in_force, &want) {
+                Some(kept) if kept.decision == VerdictDecision::Deny => Judged::Deny(kept.summary.clone()),
+                Some(kept) if kept.decision == VerdictDecision::Allow => Judged::Allow,
+                _ => Judged::Error("not verified yet".to_owned()),
+            };
+            (judged, None)
+        } else {
+            let found = self.assessor.assess(in_force, &want, self.left(), !self.dry_run).await;
+            (found.judged, found.expired)
+        };
+        Standing { image, judged, quarantine, stable, expired }
+    }
+
+    /// The owners above this object, each read live.
+    pub async fn chain(&self, review: &Review, object: &Object) -> Chain {
+        let Some(first) = object.controller() else { return Chain::None };
+        let mut nearest = None;
+        let mut next: Option<OwnerReference> = Some(first.clone());
+        for _ in 0..DEPTH {
+            let Some(reference) = next.take() else { break };
+            let (kind, name) = (reference.kind.as_str(), reference.name.as_str());
+            let title = format!("{kind} `{name}`");
+            if !is_built_in(&reference) {
+                // Whoever set the template below was judged as a deployer; above it is no concern of ours.
+                if nearest.is_some() {
+                    break;
+                }
+                return Chain::Broken(format!("{title} is no built-in workload"));
+            }
+            let read = tokio::time::timeout(self.left(), self.cluster.owner(&review.namespace, kind, name));
+            let owner = match read.await {
+                Ok(Ok(Some(owner))) => owner,
+                Ok(Ok(None)) => return Chain::Broken(format!("{title} does not exist")),
+                Ok(Err(error)) => return Chain::Unknown(error),
+                Err(_) => return Chain::Unknown("no answer in time".to_owned()),
+            };
+            if owner.uid != reference.uid {
+                return Chain::Broken(format!("{title} has another uid than the owner reference"));
+            }
+            if owner.deleting {
+                return Chain::Broken(format!("{title} is being deleted"));
+            }
+            next = owner.controller.clone();
+            if nearest.is_none() {
+                nearest = Some(Chain::Live { owner: title, template: owner.template, claims: owner.claims });
+            }
+        }
+        nearest.unwrap_or(Chain::None)
+    }
+
+    fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+}
+
+fn is_built_in(reference: &OwnerReference) -> bool {
+    matches!(
+        (reference.api_version.as_str(), reference.kind.as_str()),
+        ("apps/v1", "ReplicaSet" | "Deployment" | "StatefulSet" | "DaemonSet")
+            | ("batch/v1", "Job" | "CronJob")
+            | ("v1", "ReplicationController")
+    )
+}

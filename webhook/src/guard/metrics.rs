@@ -1,0 +1,44 @@
+//! What the guard counts. Labels are bounded: outcomes and reasons, never names or digests.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Labels {
+    /// `allowed`, `refused` or `audited` (allowed though something was found).
+    pub outcome: &'static str,
+    /// The first finding's reason, or `None`.
+    pub reason: &'static str,
+}
+
+#[derive(Clone)]
+pub struct Metrics {
+    pub reviews: Family<Labels, Counter>,
+    pub seconds: Histogram,
+    pub exceptions: Counter,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            reviews: Family::default(),
+            seconds: Histogram::new(exponential_buckets(0.000_5, 2.0, 14)),
+            exceptions: Counter::default(),
+        }
+    }
+}
+
+impl Metrics {
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register("admission_reviews", "Admission reviews answered", self.reviews.clone());
+        registry.register("admission_seconds", "Time to answer an admission review", self.seconds.clone());
+        registry.register(
+            "admission_exceptions",
+            "Images let in by break-glass or restart grace",
+            self.exceptions.clone(),
+        );
+    }
+}
