@@ -87,8 +87,11 @@ pub(super) async fn collect(fetch: &dyn Fetch, at: &Location, image: &Digest, au
         return evidence;
     }
     let mut attached = Vec::new();
+    // Owned digests: a stream that borrows its items is not `Send` for callers that box the verification.
+    let digests: Vec<Digest> = candidates.iter().map(|r| r.digest.clone()).collect();
     let mut manifests =
-        futures::stream::iter(candidates.iter().map(|r| layers(fetch, at, &r.digest))).buffered(CONCURRENT);
+        futures::stream::iter(digests.into_iter().map(|digest| async move { layers(fetch, at, &digest).await }))
+            .buffered(CONCURRENT);
     while let Some(layers) = manifests.next().await {
         match layers {
             Ok(Ok(layers)) => attached.extend(layers),
