@@ -11,6 +11,7 @@
     reason = "a rig that cannot start should stop the run with what went wrong"
 )]
 
+pub mod acts;
 pub mod netns;
 pub mod parts;
 pub mod rig;
