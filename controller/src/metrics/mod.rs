@@ -1,6 +1,10 @@
 //! Reading counters: the port that the spoke holds, and its Prometheus adapter.
 //! Gives raw samples with their times; what they mean is decided in `tidegate_pipelines::judge`.
 
+mod preflight;
+pub mod prometheus;
+mod read;
+
 use async_trait::async_trait;
 use jiff::Timestamp;
 use tidegate_pipelines::api::{MetricsSource, Objective};
@@ -18,7 +22,8 @@ pub struct ReadRequest {
     pub stable_service: String,
     pub canary_service: String,
     pub service_port: u16,
-    /// The judge's watermark: samples after it are wanted, and a little before for the differences.
+    /// The judge's watermark (before the first evaluation: when the step's weight was seen). Samples after it are
+    /// wanted, and a little before for the differences.
     pub watermark: Option<Timestamp>,
     /// Also read the stable pods' past up to then (the rollout's start), for the over-dispersion.
     pub history_until: Option<Timestamp>,
@@ -34,11 +39,15 @@ pub trait MetricsPort: Send + Sync {
     async fn preflight(&self, request: &ReadRequest, now: Timestamp) -> Result<Vec<String>, MetricsError>;
 }
 
+pub use prometheus::PrometheusClient;
+
 /// Why there is no answer of a metrics server.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MetricsError {
+    #[error("metrics: cannot make a client: {0}")]
+    Client(String),
     #[error("metrics: no answer within {0} ms")]
-    Deadline(u64),
+    Deadline(u128),
     #[error("metrics: cannot reach the server: {0}")]
     Unreachable(String),
     #[error("metrics: HTTP {status}: {text}")]

@@ -95,6 +95,12 @@ impl Selector {
         format!("{}{{{}}}", self.metric, matchers.join(","))
     }
 
+    /// Without any binding: only for the data plane's own counters.
+    pub fn unbound(&self) -> String {
+        let matchers: Vec<String> = self.matchers.iter().map(written).collect();
+        format!("{}{{{}}}", self.metric, matchers.join(","))
+    }
+
     /// Whether every series that `self` selects is selected by `total` too, so that one query serves both.
     pub fn is_part_of(&self, total: &Selector) -> bool {
         self.metric == total.metric && total.matchers.iter().all(|m| self.matchers.contains(m))
@@ -118,6 +124,18 @@ pub fn backend_pattern(pattern: &str, namespace: &str, service: &str, port: u16)
         .replace("{namespace}", &escaped(namespace))
         .replace("{service}", &escaped(service))
         .replace("{port}", &port.to_string())
+}
+
+/// A selector of one label's values by an anchored pattern, as the gateway's backends are told apart.
+pub fn by_pattern(metric: &str, label: &str, pattern: &str) -> Result<Selector, SelectorError> {
+    let text = format!("{metric}{{{label}=~{}}}", quoted(pattern));
+    match parser::parse(&text) {
+        Ok(Expr::VectorSelector(vector)) if vector.matchers.or_matchers.is_empty() => {
+            Ok(Selector { metric: metric.to_owned(), matchers: vector.matchers.matchers })
+        }
+        Ok(_) => Err(SelectorError::NotPlain { text, what: "no plain selector" }),
+        Err(why) => Err(SelectorError::Syntax { text, why: one_line(&why) }),
+    }
 }
 
 /// One line for each objective that cannot be judged: `lint` and the planner's refusal before any traffic moves.

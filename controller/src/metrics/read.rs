@@ -1,0 +1,218 @@
+//! One evaluation's reading: which queries, at which time, and whose series they are.
+//! All queries of a reading end at the same moment, so that their left edges agree too.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use futures::future::join_all;
+use jiff::Timestamp;
+use tidegate_pipelines::api::{GatewayMetrics, MetricsSource, Objective};
+use tidegate_pipelines::judge::selector::{self, Selector};
+use tidegate_pipelines::judge::{Batch, ObjectiveSamples, RawSeries, Reading};
+
+use super::prometheus::{PrometheusClient, Series};
+use super::{MetricsError, ReadRequest};
+
+/// What the judge's recent window needs, whatever the watermark.
+const RECENT: Duration = Duration::from_secs(30);
+/// A spoke that was away for longer judges the last hour only.
+const LONGEST: Duration = Duration::from_secs(3600);
+/// Over-dispersion wants an hour; a server that cannot give it is asked for less.
+const HISTORY: [Duration; 2] = [Duration::from_secs(3600), Duration::from_secs(600)];
+
+struct Asked {
+    total: Result<Selector, String>,
+    errors: Result<Selector, String>,
+}
+
+type Answers = BTreeMap<String, Result<Vec<Series>, MetricsError>>;
+
+pub(super) async fn read(client: &PrometheusClient, request: &ReadRequest, now: Timestamp) -> Batch {
+    let asked: Vec<Asked> = request.objectives.iter().map(|o| ask(o, &request.source)).collect();
+    let arms = &request.arms;
+    let pods: Vec<&str> = arms.stable.iter().chain(&arms.canary).map(|p| p.name.as_str()).collect();
+    let range = range(request, now);
+    let (objectives, up, gateway, history) = tokio::join!(
+        objectives(client, request, &asked, &pods, range, now),
+        up(client, request, &pods, range, now),
+        gateway(client, request, range, now),
+        history(client, request, &asked),
+    );
+    Batch { objectives, up, gateway, history, config_errors: vec![] }
+}
+
+fn ask(objective: &Objective, source: &MetricsSource) -> Asked {
+    let parse = |text: &str| selector::parse(text, source).map_err(|e| e.to_string());
+    Asked { total: parse(&objective.ratio.total), errors: parse(&objective.ratio.errors) }
+}
+
+/// From a little before what the judge has seen; the recent window is measured from there.
+fn range(request: &ReadRequest, now: Timestamp) -> Duration {
+    let interval = request.source.scrape_interval.as_duration();
+    let since = request
+        .watermark
+        .map_or(Duration::ZERO, |w| Duration::try_from(now.duration_since(w)).unwrap_or(Duration::ZERO));
+    (since + RECENT.max(3 * interval) + 4 * interval).min(LONGEST)
+}
+
+async fn objectives(
+    client: &PrometheusClient,
+    request: &ReadRequest,
+    asked: &[Asked],
+    pods: &[&str],
+    range: Duration,
+    until: Timestamp,
+) -> Vec<ObjectiveSamples> {
+    let bound = |s: &Selector| s.query(&request.source, &request.namespace, pods);
+    if pods.is_empty() {
+        // Without pods our matcher would be missing, and the query would see everyone's.
+        return asked.iter().map(|_| ObjectiveSamples { total: Ok(vec![]), errors: Ok(vec![]) }).collect();
+    }
+    let base = &request.source.prometheus;
+    let totals = asked.iter().filter_map(|a| a.total.as_ref().ok()).map(bound);
+    let mut answers = all(client, base, totals.collect(), range, until).await;
+    // Errors are asked after the totals: they then know every scrape that those do. Most are a part of the total and
+    // need no query at all.
+    let errors = asked.iter().filter(|a| !errors_inside(a)).filter_map(|a| a.errors.as_ref().ok()).map(bound);
+    let missing = errors.filter(|q| !answers.contains_key(q)).collect();
+    answers.extend(all(client, base, missing, range, until).await);
+    let reading = |selector: &Result<Selector, String>, keep: &dyn Fn(&Series) -> bool| -> Reading {
+        let selector = selector.as_ref().map_err(Clone::clone)?;
+        reading(answers.get(&bound(selector)), keep, &|s| s.metric.get(&request.source.pod_label).cloned())
+    };
+    let of = |asked: &Asked| {
+        let total = reading(&asked.total, &|_| true);
+        let errors = match (&asked.total, &asked.errors) {
+            (Ok(_), Ok(errors)) if errors_inside(asked) => {
+                let get = |s: &Series| errors.selects(|label| s.metric.get(label).map_or("", String::as_str));
+                reading(&asked.total, &get)
+            }
+            _ => reading(&asked.errors, &|_| true),
+        };
+        ObjectiveSamples { total, errors }
+    };
+    asked.iter().map(of).collect()
+}
+
+fn errors_inside(asked: &Asked) -> bool {
+    matches!((&asked.total, &asked.errors), (Ok(total), Ok(errors)) if errors.is_part_of(total))
+}
+
+/// Distinct queries, at the same time.
+async fn all(
+    client: &PrometheusClient,
+    base: &str,
+    queries: BTreeSet<String>,
+    range: Duration,
+    until: Timestamp,
+) -> Answers {
+    let one = async |query: String| {
+        let answer = client.samples(base, &query, range, until).await;
+        (query, answer)
+    };
+    join_all(queries.into_iter().map(one)).await.into_iter().collect()
+}
+
+async fn up(
+    client: &PrometheusClient,
+    request: &ReadRequest,
+    pods: &[&str],
+    range: Duration,
+    until: Timestamp,
+) -> Reading {
+    if pods.is_empty() {
+        return Ok(vec![]);
+    }
+    let source = &request.source;
+    let namespace = selector::quoted(&request.namespace);
+    let query = format!("up{{{}={namespace},{}}}", source.namespace_label, selector::pods_matcher(source, pods));
+    let answer = client.samples(&source.prometheus, &query, range, until).await;
+    reading(Some(&answer), &|_| true, &|s| s.metric.get(&source.pod_label).cloned())
+}
+
+async fn gateway(
+    client: &PrometheusClient,
+    request: &ReadRequest,
+    range: Duration,
+    until: Timestamp,
+) -> Option<ObjectiveSamples> {
+    let gateway = request.source.gateway.as_ref()?;
+    let backends = match backends(gateway, request) {
+        Ok(backends) => backends,
+        Err(why) => return Some(ObjectiveSamples { total: Err(why.clone()), errors: Err(why) }),
+    };
+    let answer = client.samples(&request.source.prometheus, &backends.query, range, until).await;
+    let label = |s: &Series| s.metric.get(&gateway.service_label).cloned().unwrap_or_default();
+    let backend = |s: &Series| {
+        let value = label(s);
+        match (backends.stable.selects(|_| &value), backends.canary.selects(|_| &value)) {
+            (true, false) => Some("stable".to_owned()),
+            (false, true) => Some("canary".to_owned()),
+            // A pattern that cannot tell the arms apart tells nothing.
+            _ => None,
+        }
+    };
+    // What the gateway answers for a backend that refuses or never answers is a 502, 503 or 504.
+    let failed = |s: &Series| s.metric.get(&gateway.code_label).is_some_and(|code| code.starts_with('5'));
+    Some(ObjectiveSamples {
+        total: reading(Some(&answer), &|_| true, &backend),
+        errors: reading(Some(&answer), &failed, &backend),
+    })
+}
+
+struct Backends {
+    query: String,
+    stable: Selector,
+    canary: Selector,
+}
+
+fn backends(gateway: &GatewayMetrics, request: &ReadRequest) -> Result<Backends, String> {
+    let pattern = |service: &str| {
+        selector::backend_pattern(&gateway.service_pattern, &request.namespace, service, request.service_port)
+    };
+    let (stable, canary) = (pattern(&request.stable_service), pattern(&request.canary_service));
+    let select = |pattern: &str| {
+        selector::by_pattern(&gateway.requests, &gateway.service_label, pattern)
+            .map_err(|e| format!("gateway.servicePattern: {e}"))
+    };
+    let both = select(&format!("(?:{stable})|(?:{canary})"))?;
+    Ok(Backends { query: both.unbound(), stable: select(&stable)?, canary: select(&canary)? })
+}
+
+async fn history(client: &PrometheusClient, request: &ReadRequest, asked: &[Asked]) -> Option<Vec<ObjectiveSamples>> {
+    let until = request.history_until?;
+    let pods: Vec<&str> = request.arms.stable.iter().map(|p| p.name.as_str()).collect();
+    let mut read = vec![];
+    for range in HISTORY {
+        read = objectives(client, request, asked, &pods, range, until).await;
+        if read.iter().all(|o| o.total.is_ok() && o.errors.is_ok()) {
+            break;
+        }
+    }
+    Some(read)
+}
+
+/// Series with their owner, times in milliseconds. A value that is no number becomes NaN, which the judge tells.
+fn reading(
+    answer: Option<&Result<Vec<Series>, MetricsError>>,
+    keep: &dyn Fn(&Series) -> bool,
+    owner: &dyn Fn(&Series) -> Option<String>,
+) -> Reading {
+    let series = match answer {
+        Some(Ok(series)) => series,
+        Some(Err(why)) => return Err(why.to_string()),
+        None => return Err("metrics: not asked".to_owned()),
+    };
+    let raw = |s: &Series| {
+        let label = |name: &str| s.metric.get(name).map_or("", String::as_str);
+        let of = owner(s)?;
+        let samples = s.values.iter().map(|(t, v)| ((t * 1000.0).round() as i64, v.parse().unwrap_or(f64::NAN)));
+        Some(RawSeries {
+            of,
+            source: format!("{}|{}", label("job"), label("instance")),
+            key: s.metric.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(","),
+            samples: samples.collect(),
+        })
+    };
+    Ok(series.iter().filter(|s| keep(s)).filter_map(raw).collect())
+}
