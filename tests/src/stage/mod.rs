@@ -24,7 +24,6 @@ use crate::supply::github;
 use crate::supply::payloads::{self, Artifact};
 use crate::supply::provenance::Provenance;
 use crate::supply::release::{PublishSpec, Published};
-use crate::supply::tools::SupplyTools;
 use manifests::{APP, Shipping};
 use roles::{DOORS_PORT, Roles};
 
@@ -49,7 +48,7 @@ impl Stage {
     pub async fn start(dir: &Path, parts: Parts, shipping: &Shipping, tell: &dyn Fn(&str)) -> Result<Self> {
         let environments: Vec<&str> = shipping.stages.iter().map(String::as_str).collect();
         tell("starting etcd, API servers, gateways, Prometheus");
-        let tools = tools_of(&parts);
+        let tools = parts.supply_tools();
         let fleet = Fleet::start(FleetConfig::new(dir, &environments), parts).await?;
         tell("starting registry, Fulcio, Rekor, timestamp authority, GitHub and Google stand-ins");
         let supply = SupplyChain::start(&dir.join("supply"), &tools, &[manifests::GITHUB_REPOSITORY]).await?;
@@ -268,17 +267,6 @@ pub fn revision_of(version: &str) -> String {
 
 async fn publish(supply: &SupplyChain, spec: &PublishSpec) -> Result<Published> {
     supply.publisher().publish(spec).await.with_context(|| format!("publish {}:{}", spec.repo, spec.tag))
-}
-
-fn tools_of(parts: &Parts) -> SupplyTools {
-    SupplyTools {
-        cosign: parts.cosign.clone(),
-        crane: parts.crane.clone(),
-        fulcio: parts.fulcio.clone(),
-        rekor: parts.rekor.clone(),
-        timestamp_server: parts.timestamp_server.clone(),
-        registry: parts.registry.clone(),
-    }
 }
 
 /// Name of an object for a report.
