@@ -1,13 +1,15 @@
 //! Puts the process into user, network and process namespaces of its own: pods get real addresses there, nothing is
 //! reachable from outside, and nothing outlives the run. It never builds or downloads: there is no route out.
 
-use std::os::unix::process::CommandExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use tokio::signal::unix::{SignalKind, signal};
 
-/// Set by the outer half for the inner one: the process id that the namespaces have outside.
+/// Set by the outer half for the inner one.
 const MARKER: &str = "TIDEGATE_RIG_NAMESPACE";
 /// All of it is local inside: every pod, server and gateway has an address of its own.
 pub const RANGE: &str = "10.244.0.0/16";
@@ -25,7 +27,7 @@ const FORGET: [&str; 9] = [
     "KUBECONFIG",
 ];
 
-/// Returns once the process is inside; until then it replaces itself by the same program in the namespaces.
+/// Returns once the process is inside; until then it runs the same program there, and ends as that one ends.
 ///
 /// Call it before a runtime or a thread exists. Inside the process is the first of its process namespace: when it
 /// ends, however it ends, so does everything it started.
@@ -47,28 +49,46 @@ pub fn enter() -> Result<()> {
         );
     }
     let program = std::env::current_exe()?;
-    let mut command = Command::new("unshare");
-    command.args(FLAGS).arg(program).args(std::env::args_os().skip(1)).env(MARKER, std::process::id().to_string());
+    // If this process is killed, the kernel kills the child, and that its namespaces.
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--", "unshare"]).args(FLAGS).arg(program).args(std::env::args_os().skip(1));
+    command.env(MARKER, "inside");
     for name in FORGET {
         command.env_remove(name);
     }
-    // Only returns when it failed.
-    Err(command.exec()).context("cannot run `unshare`")
+    let code = tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(outer_half(command))?;
+    std::process::exit(code)
 }
 
-/// A process of these namespaces by its id outside, for `nsenter`; `None` outside.
-pub fn outer_pid() -> Option<u32> {
-    // The process replaced itself by `unshare`, which keeps its id and lives as long as the namespaces.
-    std::env::var_os(MARKER)?.to_str()?.parse().ok()
+/// Waits for the inner half. `unshare` blocks SIGTERM while it waits, so a signal to us is handed on as a kill.
+async fn outer_half(command: Command) -> Result<i32> {
+    use std::os::unix::process::ExitStatusExt;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut child =
+        tokio::process::Command::from(command).spawn().context("cannot run `setpriv` (package util-linux)")?;
+    let code = tokio::select! {
+        status = child.wait() => {
+            let status = status?;
+            return Ok(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default()));
+        }
+        // From a terminal the inner half has it too, and may want to say something before it ends.
+        _ = interrupt.recv() => 130,
+        _ = terminate.recv() => 143,
+        _ = hangup.recv() => 129,
+    };
+    if code != 130 || tokio::time::timeout(Duration::from_secs(5), child.wait()).await.is_err() {
+        child.kill().await?;
+    }
+    Ok(code)
 }
 
 /// Writes a script that runs a command in these namespaces from another terminal: `enter kubectl get pods`.
 pub fn write_enter_script(path: &Path, kubectl_dir: &Path) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    let pid = outer_pid().context("not in a namespace of the rig")?;
-    let path_setting = format!("PATH=\"$PATH:{}\"", kubectl_dir.display());
-    let enter = format!("nsenter --user --preserve-credentials --net --target {pid}");
-    std::fs::write(path, format!("#!/bin/sh\n{path_setting} exec {enter} -- \"$@\"\n"))?;
+    let text = include_str!("netns/enter.sh").replace("@KUBECTL_DIR@", &kubectl_dir.display().to_string());
+    let identity = std::fs::read_link("/proc/self/ns/net")?;
+    std::fs::write(path, text.replace("@NAMESPACE@", &identity.display().to_string()))?;
     Ok(std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?)
 }
 
@@ -88,7 +108,6 @@ fn prepare() -> Result<()> {
 /// Ends the process on Ctrl-C or SIGTERM. The first process of a namespace ignores signals without a handler.
 pub fn end_on_signal() {
     crate::rig::spawn(async {
-        use tokio::signal::unix::{SignalKind, signal};
         let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
         else {
             return;

@@ -21,7 +21,8 @@ use crate::parts::Parts;
 pub const HUB_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 244, 255, 1);
 /// Marks a directory as a rig's own, so that a next run may empty it.
 const OWNED: &str = ".tidegate-rig";
-const READY_LIMIT: Duration = Duration::from_secs(90);
+/// A fleet is up after 10 s on two idle cores; a machine that also compiles takes many times that.
+const READY_LIMIT: Duration = Duration::from_secs(240);
 
 pub struct FleetConfig {
     /// At most eight.
