@@ -51,12 +51,16 @@ impl<'a> Draft<'a> {
         Time(self.seen.now)
     }
 
+    pub fn order(&mut self, order: Order, action: Action) {
+        self.actions.push(Ordered { order, action });
+    }
+
     pub fn before(&mut self, action: Action) {
-        self.actions.push(Ordered { order: Order::BeforeStatus, action });
+        self.order(Order::BeforeStatus, action);
     }
 
     pub fn after(&mut self, action: Action) {
-        self.actions.push(Ordered { order: Order::AfterStatus, action });
+        self.order(Order::AfterStatus, action);
     }
 
     /// What it does or waits for, without a decision.

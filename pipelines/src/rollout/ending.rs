@@ -3,7 +3,7 @@
 
 use crate::api::{Ending, RolloutPhase};
 
-use super::action::Action;
+use super::action::{Action, Order};
 use super::capacity;
 use super::draft::{Draft, clip};
 use super::steer::Lowering;
@@ -24,12 +24,13 @@ pub(super) fn begin(
     d.status.ending = Some(Ending { end, reason: code.into(), message: message.clone(), quarantine });
     d.decide(code, message);
     if quarantine {
-        quarantine_images(d);
+        quarantine_images(d, Order::AfterStatus);
     }
 }
 
-/// Again and again until the environment knows of it: the write may have been lost in a crash.
-pub(super) fn quarantine_images(d: &mut Draft<'_>) {
+/// Again and again until the environment knows of it: the write may have been lost in a crash. A breach's
+/// own record goes first; a repeat goes before the record of the end.
+pub(super) fn quarantine_images(d: &mut Draft<'_>, order: Order) {
     let images = &d.seen.spec.images;
     if images.iter().all(|image| d.seen.quarantined.contains(&image.digest)) {
         return;
@@ -45,13 +46,13 @@ pub(super) fn quarantine_images(d: &mut Draft<'_>) {
         return;
     }
     let message = d.status.breach.as_ref().map_or_else(|| "breach".to_owned(), |breach| breach.message.clone());
-    d.after(Action::Quarantine { digests, revision: d.seen.spec.revision.clone(), message });
+    d.order(order, Action::Quarantine { digests, revision: d.seen.spec.revision.clone(), message });
 }
 
 pub(super) fn go(d: &mut Draft<'_>) {
     let Some(ending) = d.status.ending.clone() else { return };
     if ending.quarantine {
-        quarantine_images(d);
+        quarantine_images(d, Order::BeforeStatus);
     }
     if d.owns_route() && d.seen.route.as_ref().is_some_and(|route| route.most() > 0.0) {
         d.lower(Lowering::Foreign);

@@ -126,7 +126,12 @@ fn write_template(d: &mut Draft<'_>) {
 fn template(d: &mut Draft<'_>) {
     let stamp = d.seen.stable.as_ref().map(|stable| stable.stamp.clone());
     if stamp.is_some_and(|stamp| stamp.as_deref() != Some(d.seen.rollout.uid.as_str())) {
-        write_template(d);
+        let Some(route) = &d.seen.route else { return };
+        if !route.promoting {
+            mark(d);
+        } else if route.stands_at(100) && d.seen.verdict.allows() {
+            write_template(d);
+        }
         d.say("WritingTemplate", "writing stable's template");
         return late(d);
     }

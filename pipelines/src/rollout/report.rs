@@ -44,7 +44,11 @@ pub(super) fn tell(
     status.observed_generation = Some(seen.rollout.generation);
     status.verdict = Some(seen.verdict.word().into());
     status.step_text = Some(step_text(status, seen));
-    if let Some(judge) = &seen.judge {
+    let watched = matches!(
+        status.phase,
+        Some(RolloutPhase::Preparing | RolloutPhase::Canary | RolloutPhase::Promoting | RolloutPhase::Baking)
+    );
+    if let Some(judge) = seen.judge.as_ref().filter(|_| watched && status.ending.is_none()) {
         status.judge = Some(judge.state.clone());
     }
     let Some(head) = report.first() else { return };

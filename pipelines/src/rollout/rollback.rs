@@ -3,7 +3,7 @@
 
 use crate::api::{GoingBack, PromotingStep, RolloutPhase, RolloutReason};
 
-use super::action::Action;
+use super::action::{Action, Order};
 use super::draft::{Draft, clip};
 use super::steer::{Lowering, Route};
 use super::{capacity, ending, interrupt, promoting, target};
@@ -17,7 +17,7 @@ pub(super) fn back(d: &mut Draft<'_>, end: RolloutPhase, code: &'static str, why
     d.status.capacity_since = Some(d.now());
     d.decide(code, why);
     if quarantine {
-        ending::quarantine_images(d);
+        ending::quarantine_images(d, Order::AfterStatus);
     }
 }
 
@@ -36,7 +36,7 @@ pub(super) fn start(d: &mut Draft<'_>) {
 pub(super) fn go(d: &mut Draft<'_>) {
     let Some(back) = d.status.going_back.clone() else { return };
     if back.quarantine {
-        ending::quarantine_images(d);
+        ending::quarantine_images(d, Order::BeforeStatus);
     }
     if called_off(d, &back) {
         return;
@@ -215,7 +215,9 @@ fn write_template(d: &mut Draft<'_>, back: &GoingBack) {
 fn template(d: &mut Draft<'_>, back: &GoingBack) {
     let stamp = d.seen.stable.as_ref().map(|stable| stable.stamp.clone());
     if stamp.is_some_and(|stamp| stamp != Some(capacity::back_stamp(d))) {
-        write_template(d, back);
+        if d.seen.route.as_ref().is_some_and(|route| route.stands_at(100)) {
+            write_template(d, back);
+        }
         return wait(d, "WritingTemplate", "writing stable's template");
     }
     if d.seen.stable.as_ref().is_some_and(|stable| !stable.carries(&back.to)) {

@@ -1,12 +1,14 @@
 //! Keeps the route and the record of it together: writes what is recorded and not yet there,
 //! notices what others wrote, lowers. Never raises without a decision in the status.
 
-use crate::api::{Ending, RolloutPhase, RolloutSpec, Span};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use crate::api::{Breach, BreachKind, Ending, RolloutPhase, RolloutSpec, Span};
 
 use super::action::{Action, RuleWeights};
-use super::capacity;
 use super::draft::Draft;
 use super::observed::{RouteView, RuleView};
+use super::{capacity, interrupt};
 
 /// One step, resolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +79,16 @@ impl Lowering {
         Lowering::Foreign,
     ];
 
+    fn breach(self) -> Option<BreachKind> {
+        match self {
+            Lowering::JudgeBreach => Some(BreachKind::Judge),
+            Lowering::HealthBreach => Some(BreachKind::Health),
+            Lowering::HardStop => Some(BreachKind::HardStop),
+            Lowering::BurnGuard => Some(BreachKind::BurnGuard),
+            _ => None,
+        }
+    }
+
     fn end(self) -> Option<(RolloutPhase, bool)> {
         match self {
             Lowering::JudgeBreach | Lowering::HealthBreach | Lowering::HardStop | Lowering::BurnGuard => {
@@ -91,6 +103,11 @@ impl Lowering {
             Lowering::Blind | Lowering::HubLost | Lowering::Foreign => None,
         }
     }
+}
+
+/// The evaluation itself died with the process that made it.
+fn lost_breach(kind: BreachKind, message: &str, at: Time) -> Breach {
+    Breach { kind, message: message.to_owned(), sample_at: at.clone(), decided_at: at, written_at: None }
 }
 
 /// What became of the route's care in this look.
@@ -207,6 +224,10 @@ impl Draft<'_> {
         match why.end() {
             Some((end, quarantine)) => {
                 let reason = format!("{why:?}");
+                if let Some(kind) = why.breach() {
+                    let found = interrupt::breach(self);
+                    self.status.breach = found.or_else(|| Some(lost_breach(kind, &message, self.now())));
+                }
                 self.status.ending = Some(Ending { end, reason, message: message.clone(), quarantine });
             }
             None => {

@@ -1,1 +1,8 @@
+//! The planner in a small model of a cluster: rows of lifecycle.md section 3, crashes, random histories.
 
+mod crashes;
+mod ends;
+mod faults;
+mod histories;
+mod walk;
+mod world;

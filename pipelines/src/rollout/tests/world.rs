@@ -1,0 +1,609 @@
+//! A model cluster: applies actions as the API server would (guards included), steps time, checks the
+//! invariants after every plan. Pods and data plane follow with a latency.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use crate::api::{
+    BreachKind, Objective, RatioMetric, ReleaseImage, RolloutPhase, RolloutReason, RolloutSpec, RolloutStatus,
+    RouteRef, Span, Step, Strategy, WorkloadRef,
+};
+use crate::judge::JudgeState;
+use crate::rollout::invariants;
+use crate::rollout::*;
+
+pub const UID: &str = "11111111-2222";
+pub const NEW: &str = "aa";
+pub const OLD: &str = "bb";
+pub const OLDER: &str = "cc";
+
+pub fn images(of: &str) -> Vec<ReleaseImage> {
+    let digest = format!("sha256:{}", of.repeat(32));
+    vec![ReleaseImage { container: "app".into(), repository: "registry.example/portal".into(), digest }]
+}
+
+#[derive(Clone, Debug)]
+pub struct Deployment {
+    pub rv: u64,
+    pub generation: i64,
+    pub images: Vec<ReleaseImage>,
+    pub stamp: Option<String>,
+    pub wanted: u32,
+    pub ready: u32,
+    pub updated_ready: u32,
+    changed: Timestamp,
+}
+
+#[derive(Clone, Debug)]
+pub struct Route {
+    pub rv: u64,
+    pub generation: i64,
+    pub stable: u32,
+    pub canary: Option<u32>,
+    pub rollout: Option<String>,
+    pub decision: Option<RouteDecision>,
+    pub promoting: bool,
+    pub lowered: Option<(String, String)>,
+    pub foreign: bool,
+    pub changed: Timestamp,
+}
+
+/// What was written, in order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Wrote {
+    Status(Option<RolloutPhase>),
+    Did(Action),
+}
+
+#[derive(Clone, Debug)]
+pub struct World {
+    pub now: Timestamp,
+    pub epoch: u64,
+    pub spec: RolloutSpec,
+    pub status: RolloutStatus,
+    pub deleting: bool,
+    pub finalizer: bool,
+    pub gone: bool,
+    pub hub_away: Option<Timestamp>,
+    pub withdrawn: bool,
+    pub retire: bool,
+    pub namespace_allowed: bool,
+    pub verdicts: BTreeMap<String, VerdictView>,
+    pub stable: Option<Deployment>,
+    pub canary: Option<Deployment>,
+    pub canary_service: bool,
+    pub hpa: Option<Hpa>,
+    pub route: Option<Route>,
+    pub others: Vec<OtherRollout>,
+    pub candidates: Vec<TargetCandidate>,
+    pub quarantined: BTreeSet<String>,
+    /// Digests whose pods never become ready.
+    pub broken: BTreeSet<String>,
+    pub health: Health,
+    /// The judge: time of a step after which it certifies; none: never.
+    pub good_after: Option<Duration>,
+    /// It sees a breach as soon as the new images get requests.
+    pub bad: Option<BreachKind>,
+    pub scraped: bool,
+    pub config_errors: Vec<String>,
+    pub blind_from: Option<Timestamp>,
+    pub metrics_away: bool,
+    pub pod_latency: Duration,
+    pub lag: Duration,
+    pub log: Vec<Wrote>,
+    /// Dies at this write: (number, whether the write still reaches the server).
+    pub crash_at: Option<(usize, bool)>,
+    /// Looks at a world of so many passes ago.
+    pub stale: usize,
+    past: Vec<Snapshot>,
+    pub last: Option<Plan>,
+}
+
+#[derive(Clone, Debug)]
+struct Snapshot {
+    stable: Option<Deployment>,
+    canary: Option<Deployment>,
+    route: Option<Route>,
+}
+
+pub fn spec() -> RolloutSpec {
+    RolloutSpec {
+        environment: "east".into(),
+        pipeline_namespace: "portal".into(),
+        pipeline: "portal".into(),
+        release: "portal-new".into(),
+        attempt: 1,
+        reason: RolloutReason::Ship,
+        namespace: "portal".into(),
+        images: images(NEW),
+        revision: None,
+        workload: WorkloadRef { kind: Default::default(), name: "portal".into() },
+        service: "portal".into(),
+        route: RouteRef { http_route: "portal".into() },
+        strategy: Strategy {
+            steps: [5, 25, 50, 100].map(Step::weight).to_vec(),
+            step_min_time: Span::from_secs(3),
+            step_max_time: Span::from_secs(60),
+            progress_deadline_seconds: 600,
+            capacity_deadline: Span::from_secs(60),
+            mask: Span::from_secs(5),
+            blind_limit: Span::from_secs(8),
+            bake: Span::from_secs(20),
+            ..Strategy::default()
+        },
+        objectives: vec![Objective {
+            name: "errors".into(),
+            target: 0.999,
+            ratio: RatioMetric { total: "requests_total".into(), errors: "requests_total{code=\"500\"}".into() },
+        }],
+        alpha_share: 1.0,
+        max_weight: 100,
+        superseded_by: None,
+        paused: false,
+        abort: false,
+        promote_through: None,
+    }
+}
+
+fn deployment(now: Timestamp, of: &str, pods: u32) -> Deployment {
+    Deployment {
+        rv: 1,
+        generation: 1,
+        images: images(of),
+        stamp: None,
+        wanted: pods,
+        ready: pods,
+        updated_ready: pods,
+        changed: now,
+    }
+}
+
+impl Default for World {
+    fn default() -> Self {
+        let now: Timestamp = "2026-11-22T10:00:00Z".parse().unwrap();
+        let mut verdicts = BTreeMap::new();
+        for of in [NEW, OLD, OLDER] {
+            verdicts.insert(images(of)[0].digest.clone(), VerdictView::Allow);
+        }
+        World {
+            now,
+            epoch: 1,
+            spec: spec(),
+            status: RolloutStatus::default(),
+            deleting: false,
+            finalizer: false,
+            gone: false,
+            hub_away: None,
+            withdrawn: false,
+            retire: false,
+            namespace_allowed: true,
+            verdicts,
+            stable: Some(deployment(now, OLD, 4)),
+            canary: None,
+            canary_service: false,
+            hpa: Some(Hpa { min: 2, max: 10, ours: None, managed_by: None }),
+            route: Some(Route {
+                rv: 1,
+                generation: 1,
+                stable: 1,
+                canary: None,
+                rollout: None,
+                decision: None,
+                promoting: false,
+                lowered: None,
+                foreign: false,
+                changed: now,
+            }),
+            others: Vec::new(),
+            candidates: Vec::new(),
+            quarantined: BTreeSet::new(),
+            broken: BTreeSet::new(),
+            health: Health::default(),
+            good_after: Some(Duration::from_secs(10)),
+            bad: None,
+            scraped: true,
+            config_errors: Vec::new(),
+            blind_from: None,
+            metrics_away: false,
+            pod_latency: Duration::from_secs(3),
+            lag: Duration::from_secs(2),
+            log: Vec::new(),
+            crash_at: None,
+            stale: 0,
+            past: Vec::new(),
+            last: None,
+        }
+    }
+}
+
+impl World {
+    pub fn with(change: impl FnOnce(&mut World)) -> World {
+        let mut world = World::default();
+        change(&mut world);
+        world
+    }
+
+    pub fn phase(&self) -> RolloutPhase {
+        self.status.phase.unwrap_or(RolloutPhase::Waiting)
+    }
+
+    pub fn ended(&self) -> bool {
+        self.gone || self.phase().is_terminal()
+    }
+
+    /// Percent at the route.
+    pub fn weight(&self) -> u32 {
+        self.route.as_ref().map_or(0, |route| {
+            let canary = route.canary.unwrap_or(0);
+            (100 * canary).checked_div(canary + route.stable).unwrap_or(0)
+        })
+    }
+
+    pub fn stable_runs(&self, of: &str) -> bool {
+        self.stable.as_ref().is_some_and(|stable| stable.images == images(of))
+    }
+
+    pub fn code(&self) -> &'static str {
+        self.last.as_ref().and_then(|plan| plan.report.first()).map_or("", |reason| reason.code)
+    }
+
+    pub fn codes(&self) -> Vec<String> {
+        self.status.history.iter().map(|entry| entry.reason.clone()).collect()
+    }
+
+    pub fn verdict(&mut self, of: &str, verdict: VerdictView) {
+        self.verdicts.insert(images(of)[0].digest.clone(), verdict);
+    }
+
+    fn worst(&self, of: &[ReleaseImage]) -> VerdictView {
+        of.iter()
+            .map(|image| self.verdicts.get(&image.digest).cloned().unwrap_or(VerdictView::Pending))
+            .find(|verdict| !verdict.allows())
+            .unwrap_or(VerdictView::Allow)
+    }
+
+    fn arm(deployment: &Deployment, uid: &str) -> Arm {
+        Arm {
+            uid: uid.into(),
+            resource_version: deployment.rv.to_string(),
+            generation: deployment.generation,
+            observed_generation: deployment.generation,
+            wanted: deployment.wanted,
+            ready: deployment.ready,
+            updated_ready: deployment.updated_ready,
+            pods: deployment.wanted,
+            images: deployment.images.iter().map(|one| (one.container.clone(), one.reference())).collect(),
+            stamp: deployment.stamp.clone(),
+        }
+    }
+
+    fn judge(&self, weight: u32) -> Option<JudgeView> {
+        if self.metrics_away {
+            return None;
+        }
+        let seconds = |from: Timestamp| self.now.duration_since(from).unsigned_abs();
+        let new_served = weight > 0 || self.phase() == RolloutPhase::Baking;
+        let seen = self.status.step_since.as_ref().map(|time| seconds(time.0));
+        let says = match (self.bad, self.good_after, seen) {
+            (Some(kind), _, _) if new_served => JudgeSays::RollBack { kind, why: "E=120 of 100".into() },
+            (_, Some(after), Some(seen)) if seen >= after => JudgeSays::Advance { why: "E'=21 of 20".into() },
+            _ => JudgeSays::Continue { lacks: "more requests".into() },
+        };
+        let says = if self.blind_from.is_some() { JudgeSays::Inconclusive { why: "no data".into() } } else { says };
+        Some(JudgeView {
+            says,
+            newest_sample_at: Some(self.blind_from.unwrap_or(self.now)),
+            blind_for: self.blind_from.map_or(Duration::ZERO, seconds),
+            canary_scraped: self.scraped,
+            config_errors: self.config_errors.clone(),
+            state: JudgeState { watermark: Some(Time(self.blind_from.unwrap_or(self.now))), ..JudgeState::default() },
+        })
+    }
+
+    fn view(route: &Route, accepted: bool) -> RouteView {
+        RouteView {
+            uid: "route".into(),
+            resource_version: route.rv.to_string(),
+            generation: route.generation,
+            accepted_generation: Some(if accepted { route.generation } else { route.generation - 1 }),
+            rules: vec![RuleView {
+                rule: 0,
+                stable_weight: route.stable,
+                canary_weight: route.canary,
+                foreign: route.foreign,
+            }],
+            rollout: route.rollout.clone(),
+            decision: route.decision.clone(),
+            promoting: route.promoting,
+            lowered: route.lowered.clone(),
+        }
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        Snapshot { stable: self.stable.clone(), canary: self.canary.clone(), route: self.route.clone() }
+    }
+
+    /// Plans from what is seen, checks, and executes as the spoke does.
+    pub fn pass(&mut self) -> Plan {
+        if self.gone {
+            return self.last.clone().unwrap();
+        }
+        self.past.push(self.snapshot());
+        let shown = self.past[self.past.len().saturating_sub(1 + self.stale)].clone();
+        let (spec, status) = (self.spec.clone(), self.status.clone());
+        let lag = SignedDuration::try_from(self.lag).unwrap();
+        let truth = self.route.clone();
+        let followed = truth.as_ref().is_some_and(|route| self.now.duration_since(route.changed) >= lag);
+        let share = match &truth {
+            Some(route) if !self.metrics_away && self.blind_from.is_none() && followed => Share::Seen {
+                canary: f64::from(self.weight()) / 100.0,
+                from: route.changed.saturating_add(lag).unwrap(),
+                at: self.now,
+            },
+            Some(_) if !self.metrics_away && self.blind_from.is_none() => {
+                Share::Seen { canary: 0.5, from: Timestamp::UNIX_EPOCH, at: self.now }
+            }
+            _ => Share::Unknown,
+        };
+        let mut health = self.health;
+        health.new.pods = health.new.pods.max(self.canary.as_ref().map_or(0, |canary| canary.wanted));
+        health.old.pods = health.old.pods.max(self.stable.as_ref().map_or(0, |stable| stable.wanted));
+        let seen = Observed {
+            now: self.now,
+            epoch: self.epoch,
+            rollout: Identity {
+                uid: UID.into(),
+                namespace: "portal".into(),
+                name: "portal-new-1".into(),
+                generation: 1,
+                deleting: self.deleting,
+                finalizer: self.finalizer,
+            },
+            spec: &spec,
+            status: &status,
+            hub: Hub { reachable: self.hub_away.is_none(), away_since: self.hub_away },
+            withdrawn: self.withdrawn,
+            retire: self.retire,
+            namespace_allowed: self.namespace_allowed,
+            verdict: self.worst(&spec.images),
+            target_verdict: self.worst(&status.target),
+            stable: shown.stable.as_ref().map(|one| Self::arm(one, "stable")),
+            canary: shown.canary.as_ref().map(|one| Self::arm(one, "canary")),
+            canary_service: self.canary_service,
+            hpa: self.hpa.clone(),
+            route: shown.route.as_ref().map(|route| Self::view(route, followed)),
+            data_plane: DataPlane { share, lag: self.lag },
+            judge: self.judge(self.weight()),
+            health,
+            others: self.others.clone(),
+            candidates: self.candidates.clone(),
+            quarantined: self.quarantined.clone(),
+        };
+        let plan = plan(&seen);
+        let found = invariants::check(&seen, &plan);
+        assert!(found.is_empty(), "{found:?}\nplan: {plan:#?}\nstatus: {status:#?}\nroute: {:?}", self.route);
+        self.last = Some(plan.clone());
+        self.execute(&plan);
+        plan
+    }
+
+    /// Counts the write; false: the process died (`crash_at`).
+    fn reaches(&mut self, wrote: Wrote) -> (bool, bool) {
+        let (reaches, lives) = match self.crash_at {
+            Some((at, reaches)) if at == self.log.len() => {
+                self.crash_at = None;
+                self.epoch += 1;
+                (reaches, false)
+            }
+            _ => (true, true),
+        };
+        if reaches {
+            assert!(
+                !self.status_over() || wrote == Wrote::Did(Action::ReleaseFinalizer),
+                "written after the end: {wrote:?}"
+            );
+            self.log.push(wrote);
+        }
+        (reaches, lives)
+    }
+
+    fn status_over(&self) -> bool {
+        self.status.phase.is_some_and(RolloutPhase::is_terminal)
+    }
+
+    fn execute(&mut self, plan: &Plan) {
+        for order in [Order::BeforeStatus, Order::AfterStatus] {
+            for ordered in plan.actions.iter().filter(|one| one.order == order) {
+                let (reaches, lives) = self.reaches(Wrote::Did(ordered.action.clone()));
+                let done = !reaches || self.apply(&ordered.action);
+                if !lives || !done {
+                    return;
+                }
+            }
+            if order == Order::BeforeStatus && plan.next_status != self.status {
+                let (reaches, lives) = self.reaches(Wrote::Status(plan.next_status.phase));
+                if reaches {
+                    let found = invariants::check_transition(&self.status, &plan.next_status);
+                    assert!(found.is_empty(), "{found:?}");
+                    self.status = plan.next_status.clone();
+                }
+                if !lives {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// As the API server answers: false is a 409 or 422.
+    fn apply(&mut self, action: &Action) -> bool {
+        let now = self.now;
+        match action {
+            Action::EnsureFinalizer => self.finalizer = true,
+            Action::ReleaseFinalizer => {
+                self.finalizer = false;
+                self.gone = self.deleting;
+            }
+            Action::EnsureCanaryService => self.canary_service = true,
+            Action::EnsureCanary { images, replicas, stamp } => {
+                let canary = self.canary.get_or_insert_with(|| Deployment { wanted: 0, ..deployment(now, NEW, 0) });
+                canary.images = images.clone();
+                canary.stamp = Some(stamp.clone());
+                canary.wanted = *replicas;
+                canary.updated_ready = 0;
+                canary.rv += 1;
+                canary.generation += 1;
+                canary.changed = now;
+            }
+            Action::ScaleCanary { replicas } => {
+                if let Some(canary) = &mut self.canary {
+                    canary.wanted = *replicas;
+                    canary.ready = canary.ready.min(*replicas);
+                    canary.updated_ready = canary.updated_ready.min(*replicas);
+                    canary.rv += 1;
+                    canary.generation += 1;
+                    canary.changed = now;
+                }
+            }
+            Action::RemoveCanary => {
+                self.canary = None;
+                self.canary_service = false;
+            }
+            Action::RaiseHpaMin { min } => {
+                if let Some(hpa) = &mut self.hpa {
+                    hpa.min = *min;
+                    hpa.ours = Some(*min);
+                }
+            }
+            Action::RestoreHpaMin { min } => {
+                if let Some(hpa) = &mut self.hpa {
+                    hpa.min = *min;
+                    hpa.ours = None;
+                }
+            }
+            Action::SetStableTemplate { images, resource_version, stamp, .. } => {
+                let Some(stable) = self.stable.as_mut().filter(|one| one.rv.to_string() == *resource_version) else {
+                    return false;
+                };
+                stable.images = images.clone();
+                stable.stamp = Some(stamp.clone());
+                stable.updated_ready = 0;
+                stable.rv += 1;
+                stable.generation += 1;
+                stable.changed = now;
+            }
+            Action::Quarantine { digests, .. } => self.quarantined.extend(digests.iter().cloned()),
+            _ => return self.apply_route(action),
+        }
+        true
+    }
+
+    fn apply_route(&mut self, action: &Action) -> bool {
+        let now = self.now;
+        let Some(route) = &mut self.route else { return false };
+        let fresh = |version: &str| route.rv.to_string() == version;
+        let epoch = route.decision.as_ref().map_or(0, |old| old.epoch);
+        match action {
+            Action::LowerToZero { rollout, reason, rules } => {
+                if route.rollout.as_ref() != Some(rollout) || route.promoting {
+                    return false;
+                }
+                route.lowered = Some((rollout.clone(), reason.clone()));
+                (route.stable, route.canary) = (rules[0].stable, Some(0));
+                route.changed = now;
+                route.generation += 1;
+            }
+            Action::AdoptRoute { resource_version, decision, .. } if fresh(resource_version) => {
+                assert!(decision.epoch >= epoch, "an old epoch writes the route");
+                route.rollout = Some(decision.rollout.clone());
+                route.decision = Some(decision.clone());
+                route.lowered.take_if(|(uid, _)| *uid != decision.rollout);
+                route.canary.get_or_insert(0);
+            }
+            Action::SetWeights { resource_version, rules, decision, .. } if fresh(resource_version) => {
+                assert!(decision.epoch >= epoch, "an old epoch writes the route");
+                route.rollout = Some(decision.rollout.clone());
+                route.decision = Some(decision.clone());
+                route.lowered = None;
+                (route.stable, route.canary) = (rules[0].stable, Some(rules[0].canary));
+                route.changed = now;
+                route.generation += 1;
+            }
+            Action::MarkPromoting { resource_version, .. } if fresh(resource_version) => route.promoting = true,
+            Action::ClearRoute { resource_version, remove_canary_ref } if fresh(resource_version) => {
+                (route.rollout, route.decision, route.promoting, route.lowered) = (None, None, false, None);
+                if *remove_canary_ref {
+                    route.canary = None;
+                }
+            }
+            _ => return false,
+        }
+        route.rv += 1;
+        true
+    }
+
+    /// Time passes; pods become ready.
+    pub fn tick(&mut self, span: Duration) {
+        self.now = self.now.saturating_add(SignedDuration::try_from(span).unwrap()).unwrap();
+        let latency = SignedDuration::try_from(self.pod_latency).unwrap();
+        for one in [&mut self.stable, &mut self.canary].into_iter().flatten() {
+            let broken = one.images.iter().any(|image| self.broken.contains(&image.digest));
+            if !broken && self.now.duration_since(one.changed) >= latency {
+                one.ready = one.wanted;
+                one.updated_ready = one.wanted;
+            }
+        }
+        if self.past.len() > 64 {
+            self.past.drain(..32);
+        }
+    }
+
+    /// Passes of a second each until `done` or the limit; true when done.
+    pub fn until(&mut self, seconds: u32, done: impl Fn(&World) -> bool) -> bool {
+        for _ in 0..seconds {
+            self.pass();
+            if done(self) {
+                return true;
+            }
+            self.tick(Duration::from_secs(1));
+        }
+        false
+    }
+
+    /// To the end, and then not one more write.
+    pub fn to_end(&mut self) -> RolloutPhase {
+        let ended = self.until(3000, World::ended);
+        assert!(ended, "no end: {:?} {} {:?}", self.phase(), self.code(), self.status.message);
+        self.pass();
+        let writes = self.log.len();
+        for _ in 0..20 {
+            self.tick(Duration::from_secs(30));
+            self.pass();
+        }
+        assert_eq!(writes, self.log.len(), "writes after the end: {:?}", &self.log[writes..]);
+        self.phase()
+    }
+
+    /// To this weight at the route, seen by the planner.
+    pub fn to_weight(&mut self, weight: u32) {
+        let there = self.until(600, |world| world.weight() == weight && world.status.step_since.is_some());
+        assert!(there, "weight {} {} {:?}", self.weight(), self.code(), self.status);
+    }
+
+    pub fn to_promoting(&mut self, step: crate::api::PromotingStep) {
+        let there = self.until(900, |world| world.status.promoting == Some(step));
+        assert!(there, "{:?} {} {:?}", self.phase(), self.code(), self.status);
+    }
+
+    /// Nothing of ours is left.
+    pub fn is_clean(&self) {
+        assert_eq!(self.weight(), 0);
+        assert_eq!(self.canary.as_ref().map_or(0, |canary| canary.wanted), 0);
+        let route = self.route.as_ref().unwrap();
+        assert_eq!((&route.rollout, &route.decision, route.promoting), (&None, &None, false));
+        assert_eq!(self.hpa.as_ref().map(|hpa| (hpa.min, hpa.ours)), Some((2, None)));
+        assert!(!self.finalizer);
+    }
+}
