@@ -1,0 +1,24 @@
+//! What a case is: a name that says the behaviour, and an async function over the shared world.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use futures::future::{BoxFuture, FutureExt};
+
+use crate::world::World;
+
+type Run = Box<dyn FnOnce(Arc<World>) -> BoxFuture<'static, Result<()>> + Send>;
+
+pub struct Case {
+    pub name: &'static str,
+    pub run: Run,
+}
+
+impl Case {
+    pub fn new<F>(name: &'static str, run: impl FnOnce(Arc<World>) -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
+        Self { name, run: Box::new(|world| run(world).boxed()) }
+    }
+}

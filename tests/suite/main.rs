@@ -1,0 +1,58 @@
+//! The suite against real parts: `main` makes what is missing outside, enters a network namespace of the run's own and
+//! runs the cases there, one after another (`--test-threads` for more; names filter as with `cargo test`).
+//! A case never builds or downloads anything, and leaves nothing behind that another one could trip over.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "test code")]
+
+mod api_objects;
+mod case;
+mod world;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use libtest_mimic::{Arguments, Trial};
+use tidegate_tests::{netns, parts};
+
+use case::Case;
+use world::World;
+
+fn cases() -> Vec<Case> {
+    api_objects::cases()
+}
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads.get_or_insert(1);
+    run(&arguments).unwrap_or_else(|error| {
+        eprintln!("the suite cannot run: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let listed = |case: &Case| Trial::test(case.name, || Ok(()));
+    let wanted = cases().iter().any(|case| !arguments.is_filtered_out(&listed(case)));
+    if arguments.list || !wanted {
+        return Ok(libtest_mimic::run(arguments, cases().iter().map(listed).collect()).exit_code());
+    }
+    let tidegate = world::built_binary()?;
+    let parts = parts::ensure()?;
+    netns::enter()?;
+
+    let runtime = tokio::runtime::Runtime::new().context("no runtime")?;
+    let _inside = runtime.enter();
+    netns::end_on_signal();
+    let world = Arc::new(World::new(parts, tidegate));
+    let trials = cases()
+        .into_iter()
+        .map(|case| {
+            let (world, handle) = (world.clone(), runtime.handle().clone());
+            // `{:?}` of an anyhow error is the whole chain, a cause per line.
+            Trial::test(case.name, move || {
+                handle.block_on((case.run)(world)).map_err(|error| format!("{error:?}").into())
+            })
+        })
+        .collect();
+    Ok(libtest_mimic::run(arguments, trials).exit_code())
+}
