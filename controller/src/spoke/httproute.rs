@@ -1,0 +1,275 @@
+//! HTTPRoutes as this program needs them: where stable and canary stand in the rules, and the JSON
+//! Patches that move weight. Works on the raw object, so that foreign rules, filters and backends stay
+//! byte for byte; never talks to a cluster and never decides a weight.
+
+use json_patch::jsonptr::PointerBuf;
+use json_patch::{AddOperation, Patch, PatchOperation, RemoveOperation, ReplaceOperation, TestOperation};
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
+use serde_json::{Value, json};
+use tidegate_pipelines::api::names;
+use tidegate_pipelines::rollout::{RouteDecision, RouteView, RuleView, RuleWeights};
+
+/// The kind, for dynamic clients and stores.
+pub fn resource() -> ApiResource {
+    ApiResource::from_gvk(&GroupVersionKind::gvk("gateway.networking.k8s.io", "v1", "HTTPRoute"))
+}
+
+/// Why a patch cannot be made from what was read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RouteError {
+    #[error("rule {rule} names the Service '{service}' or its canary more than once: which one is stable?")]
+    AmbiguousStable { rule: usize, service: String },
+    #[error("rule {rule} no longer names the stable Service")]
+    RuleGone { rule: usize },
+    #[error("rule {rule} has no backendRef for the canary yet")]
+    NotOnboarded { rule: usize },
+}
+
+impl RouteError {
+    pub fn reason(&self) -> &'static str {
+        match self {
+            RouteError::AmbiguousStable { .. } => "AmbiguousStable",
+            RouteError::RuleGone { .. } => "RuleGone",
+            RouteError::NotOnboarded { .. } => "NotOnboarded",
+        }
+    }
+}
+
+/// Where our two refs stand in one rule.
+#[derive(Clone, Debug, PartialEq)]
+struct Place {
+    rule: usize,
+    stable: usize,
+    canary: Option<usize>,
+    stable_ref: Value,
+}
+
+/// A route as read: what the planner sees of it, and the places that patches name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Route {
+    pub view: RouteView,
+    places: Vec<Place>,
+    stable: String,
+    canary: String,
+    has_annotations: bool,
+    /// Port that the route's stable ref names, where it names one.
+    pub port: Option<u16>,
+}
+
+fn is_service(backend: &Value, name: &str, namespace: &str) -> bool {
+    let text = |key: &str| backend.get(key).and_then(Value::as_str);
+    text("name") == Some(name)
+        && matches!(text("kind"), None | Some("Service"))
+        && matches!(text("group"), None | Some(""))
+        && text("namespace").is_none_or(|n| n == namespace)
+}
+
+/// Gateway API: an absent weight is 1.
+fn weight_of(backend: &Value) -> u32 {
+    backend.get("weight").and_then(Value::as_u64).and_then(|w| u32::try_from(w).ok()).unwrap_or(1)
+}
+
+/// The newest generation for which some parent said both `Accepted` and `ResolvedRefs`.
+fn accepted_generation(route: &DynamicObject) -> Option<i64> {
+    let parents = route.data.pointer("/status/parents").and_then(Value::as_array)?;
+    let of_parent = |parent: &Value| {
+        let said = |kind: &str| {
+            let conditions = parent.get("conditions").and_then(Value::as_array)?;
+            let condition = conditions.iter().find(|c| c.get("type").and_then(Value::as_str) == Some(kind))?;
+            (condition.get("status").and_then(Value::as_str) == Some("True"))
+                .then(|| condition.get("observedGeneration").and_then(Value::as_i64))?
+        };
+        Some(said("Accepted")?.min(said("ResolvedRefs")?))
+    };
+    parents.iter().filter_map(of_parent).max()
+}
+
+impl Route {
+    pub fn read(route: &DynamicObject, stable: &str, canary: &str) -> Result<Self, RouteError> {
+        let namespace = route.metadata.namespace.as_deref().unwrap_or_default();
+        let (mut places, mut rules) = (Vec::new(), Vec::new());
+        let all = route.data.pointer("/spec/rules").and_then(Value::as_array);
+        for (index, rule) in all.into_iter().flatten().enumerate() {
+            let refs = rule.get("backendRefs").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+            let found = |name: &str| -> Vec<usize> {
+                refs.iter().enumerate().filter(|(_, b)| is_service(b, name, namespace)).map(|(i, _)| i).collect()
+            };
+            let (at_stable, at_canary) = (found(stable), found(canary));
+            let Some(&place) = at_stable.first() else { continue };
+            if at_stable.len() > 1 || at_canary.len() > 1 {
+                return Err(RouteError::AmbiguousStable { rule: index, service: stable.to_owned() });
+            }
+            let canary = at_canary.first().copied();
+            rules.push(RuleView {
+                rule: index,
+                stable_weight: weight_of(&refs[place]),
+                canary_weight: canary.map(|c| weight_of(&refs[c])),
+                foreign: refs.len() > 1 + at_canary.len(),
+            });
+            places.push(Place { rule: index, stable: place, canary, stable_ref: refs[place].clone() });
+        }
+        let port = places.first().and_then(|p| p.stable_ref.get("port")).and_then(Value::as_u64);
+        let annotations = route.metadata.annotations.as_ref();
+        let annotation = |key: &str| annotations.and_then(|a| a.get(key)).map(String::as_str);
+        let view = RouteView {
+            uid: route.metadata.uid.clone().unwrap_or_default(),
+            resource_version: route.metadata.resource_version.clone().unwrap_or_default(),
+            generation: route.metadata.generation.unwrap_or_default(),
+            accepted_generation: accepted_generation(route),
+            rules,
+            rollout: annotation(names::ROUTE_ROLLOUT).map(str::to_owned),
+            decision: annotation(names::ROUTE_DECISION).and_then(RouteDecision::parse),
+            promoting: annotation(names::ROUTE_PHASE) == Some("promoting"),
+            lowered: annotation(names::ROUTE_LOWERED)
+                .and_then(|text| text.split_once('/'))
+                .map(|(uid, reason)| (uid.to_owned(), reason.to_owned())),
+        };
+        Ok(Route {
+            view,
+            places,
+            stable: stable.to_owned(),
+            canary: canary.to_owned(),
+            has_annotations: annotations.is_some_and(|a| !a.is_empty()),
+            port: port.and_then(|p| u16::try_from(p).ok()),
+        })
+    }
+
+    /// Takes the route over: our annotations, and our backendRef at weight 0 in the rules named. The copy of
+    /// stable's ref keeps its port and filters, so that the canary's requests are treated alike.
+    pub fn adopt(&self, version: &str, decision: &RouteDecision, rules: &[usize]) -> Patch {
+        let mut ops = self.guarded(version);
+        for place in self.places.iter().filter(|p| p.canary.is_none() && rules.contains(&p.rule)) {
+            let refs = format!("/spec/rules/{}/backendRefs", place.rule);
+            ops.push(test(&format!("{refs}/{}/name", place.stable), json!(self.stable)));
+            let mut canary = place.stable_ref.clone();
+            canary["name"] = json!(self.canary);
+            canary["weight"] = json!(0);
+            ops.push(add(&format!("{refs}/-"), canary));
+        }
+        self.stamp(decision, &mut ops);
+        Patch(ops)
+    }
+
+    /// A guarded write of weights.
+    pub fn set_weights(
+        &self,
+        version: &str,
+        decision: &RouteDecision,
+        rules: &[RuleWeights],
+    ) -> Result<Patch, RouteError> {
+        let mut ops = self.guarded(version);
+        self.weigh(rules, &mut ops)?;
+        self.stamp(decision, &mut ops);
+        Ok(Patch(ops))
+    }
+
+    /// The mark before stable's template is written: from now on every write is guarded.
+    pub fn mark_promoting(&self, version: &str, decision: &RouteDecision) -> Patch {
+        let mut ops = self.guarded(version);
+        self.stamp(decision, &mut ops);
+        ops.push(add(&annotation_path(names::ROUTE_PHASE), json!("promoting")));
+        Patch(ops)
+    }
+
+    /// Weight 0 before `Promoting`: no resourceVersion (the data plane's status writes bump it all the
+    /// time), only that this rollout drives the route and that promotion has not begun. Leaves the
+    /// recorded decision and its epoch alone.
+    pub fn lower_to_zero(&self, rollout: &str, reason: &str, rules: &[RuleWeights]) -> Result<Patch, RouteError> {
+        let mut ops = vec![
+            test(&annotation_path(names::ROUTE_ROLLOUT), json!(rollout)),
+            // A missing member tests equal to null at the API server.
+            test(&annotation_path(names::ROUTE_PHASE), Value::Null),
+        ];
+        self.weigh(rules, &mut ops)?;
+        ops.push(add(&annotation_path(names::ROUTE_LOWERED), json!(format!("{rollout}/{reason}"))));
+        Ok(Patch(ops))
+    }
+
+    /// Our annotations off; with `remove_canary_ref` our backendRef too (the pipeline is gone).
+    pub fn clear(&self, version: &str, remove_canary_ref: bool) -> Patch {
+        let mut ops = vec![test("/metadata/resourceVersion", json!(version))];
+        for place in self.places.iter().filter(|_| remove_canary_ref) {
+            let Some(canary) = place.canary else { continue };
+            let refs = format!("/spec/rules/{}/backendRefs", place.rule);
+            ops.push(test(&format!("{refs}/{canary}/name"), json!(self.canary)));
+            ops.push(remove(&format!("{refs}/{canary}")));
+        }
+        for (key, present) in [
+            (names::ROUTE_ROLLOUT, self.view.rollout.is_some()),
+            (names::ROUTE_DECISION, self.view.decision.is_some()),
+            (names::ROUTE_PHASE, self.view.promoting),
+            (names::ROUTE_LOWERED, self.view.lowered.is_some()),
+        ] {
+            if present {
+                ops.push(remove(&annotation_path(key)));
+            }
+        }
+        Patch(ops)
+    }
+
+    fn guarded(&self, version: &str) -> Vec<PatchOperation> {
+        let mut ops = vec![test("/metadata/resourceVersion", json!(version))];
+        if !self.has_annotations {
+            ops.push(add("/metadata/annotations", json!({})));
+        }
+        ops
+    }
+
+    fn stamp(&self, decision: &RouteDecision, ops: &mut Vec<PatchOperation>) {
+        ops.push(add(&annotation_path(names::ROUTE_ROLLOUT), json!(decision.rollout)));
+        ops.push(add(&annotation_path(names::ROUTE_DECISION), json!(decision.to_string())));
+        if self.view.lowered.is_some() {
+            ops.push(remove(&annotation_path(names::ROUTE_LOWERED)));
+        }
+    }
+
+    fn weigh(&self, rules: &[RuleWeights], ops: &mut Vec<PatchOperation>) -> Result<(), RouteError> {
+        for weights in rules {
+            let place = self.places.iter().find(|p| p.rule == weights.rule);
+            let Some(place) = place else { return Err(RouteError::RuleGone { rule: weights.rule }) };
+            let Some(canary) = place.canary else {
+                // A rule that came later and was not onboarded serves stable alone: that is weight 0.
+                if weights.canary == 0 {
+                    continue;
+                }
+                return Err(RouteError::NotOnboarded { rule: weights.rule });
+            };
+            let refs = format!("/spec/rules/{}/backendRefs", place.rule);
+            ops.push(test(&format!("{refs}/{}/name", place.stable), json!(self.stable)));
+            ops.push(test(&format!("{refs}/{canary}/name"), json!(self.canary)));
+            ops.push(add(&format!("{refs}/{}/weight", place.stable), json!(weights.stable)));
+            ops.push(add(&format!("{refs}/{canary}/weight"), json!(weights.canary)));
+        }
+        Ok(())
+    }
+}
+
+fn annotation_path(key: &str) -> String {
+    format!("/metadata/annotations/{}", key.replace('~', "~0").replace('/', "~1"))
+}
+
+fn pointer(path: &str) -> PointerBuf {
+    // Paths are built above from numbers and escaped keys; one that does not parse would be an empty
+    // pointer, which a `test` before it refuses.
+    PointerBuf::parse(path).unwrap_or_default()
+}
+
+pub(super) fn test(path: &str, value: Value) -> PatchOperation {
+    PatchOperation::Test(TestOperation { path: pointer(path), value })
+}
+
+pub(super) fn add(path: &str, value: Value) -> PatchOperation {
+    PatchOperation::Add(AddOperation { path: pointer(path), value })
+}
+
+pub(super) fn replace(path: &str, value: Value) -> PatchOperation {
+    PatchOperation::Replace(ReplaceOperation { path: pointer(path), value })
+}
+
+pub(super) fn remove(path: &str) -> PatchOperation {
+    PatchOperation::Remove(RemoveOperation { path: pointer(path) })
+}
+
+#[cfg(test)]
+#[path = "httproute_tests.rs"]
+mod tests;

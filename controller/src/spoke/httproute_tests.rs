@@ -1,0 +1,211 @@
+//! Route patches against raw objects: what is not ours stays byte for byte.
+
+use super::*;
+
+fn route(rules: Value, annotations: Value) -> DynamicObject {
+    serde_json::from_value(json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+        "metadata": {"name": "portal", "namespace": "acme", "resourceVersion": "7", "generation": 3, "annotations": annotations},
+        "spec": {"parentRefs": [{"name": "gw"}], "hostnames": ["portal.local"], "rules": rules}
+    }))
+    .unwrap()
+}
+
+fn foreign_rule() -> Value {
+    json!({
+        "matches": [{"path": {"type": "PathPrefix", "value": "/legacy"}}],
+        "filters": [{"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": [{"name": "x", "value": "1"}]}}],
+        "backendRefs": [{"name": "legacy", "port": 80, "fieldOfTomorrow": [1, 2]}]
+    })
+}
+
+fn plain() -> DynamicObject {
+    route(
+        json!([foreign_rule(), {"backendRefs": [{"name": "portal", "port": 80, "filters": [{"type": "X"}]}], "timeouts": {"request": "5s"}}]),
+        json!({"team": "records"}),
+    )
+}
+
+fn read(route: &DynamicObject) -> Route {
+    Route::read(route, "portal", "portal-canary").unwrap()
+}
+
+/// The same share in every rule, as the planner computes it.
+fn at(route: &DynamicObject, percent: u32) -> Vec<RuleWeights> {
+    let rules = read(route).view.rules;
+    rules
+        .iter()
+        .map(|r| {
+            let canary = r.total() * percent / 100;
+            RuleWeights { rule: r.rule, stable: r.total() - canary, canary }
+        })
+        .collect()
+}
+
+fn decision() -> RouteDecision {
+    RouteDecision { rollout: "u-1".into(), epoch: 2, n: 5 }
+}
+
+fn adopt(route: &DynamicObject) -> DynamicObject {
+    let rules: Vec<usize> = read(route).view.rules.iter().map(|r| r.rule).collect();
+    apply(route, &read(route).adopt("7", &decision(), &rules)).unwrap()
+}
+
+fn raise(route: &DynamicObject, percent: u32) -> DynamicObject {
+    apply(route, &read(route).set_weights("7", &decision(), &at(route, percent)).unwrap()).unwrap()
+}
+
+/// Applies as the API server does; there a `test` for null passes on a missing member.
+fn apply(route: &DynamicObject, patch: &Patch) -> Result<DynamicObject, String> {
+    let mut document = serde_json::to_value(route).unwrap();
+    let mut rest = Vec::new();
+    for op in &patch.0 {
+        match op {
+            PatchOperation::Test(t) if t.value.is_null() => {
+                let found = document.pointer(t.path.as_str()).filter(|v| !v.is_null());
+                if let Some(found) = found {
+                    return Err(format!("test {} failed: {found}", t.path));
+                }
+            }
+            other => rest.push(other.clone()),
+        }
+    }
+    json_patch::patch(&mut document, &rest).map_err(|e| e.to_string())?;
+    Ok(serde_json::from_value(document).unwrap())
+}
+
+#[test]
+fn onboarding_adds_our_backend_with_weight_0_and_nothing_else() {
+    let before = plain();
+    let after = adopt(&before);
+    assert_eq!(after.data["spec"]["rules"][0], before.data["spec"]["rules"][0], "foreign rule");
+    assert_eq!(after.data["spec"]["rules"][1]["timeouts"], before.data["spec"]["rules"][1]["timeouts"]);
+    assert_eq!(
+        after.data["spec"]["rules"][1]["backendRefs"],
+        json!([
+            {"name": "portal", "port": 80, "filters": [{"type": "X"}]},
+            {"name": "portal-canary", "port": 80, "filters": [{"type": "X"}], "weight": 0}
+        ])
+    );
+    assert!(read(&after).view.stands_at(0));
+    assert_eq!(adopt(&after).data, after.data, "once is enough");
+}
+
+#[test]
+fn raising_writes_two_weights_and_our_annotations_only() {
+    let before = adopt(&plain());
+    let after = raise(&before, 25);
+    let refs = &after.data["spec"]["rules"][1]["backendRefs"];
+    assert_eq!((refs[0]["weight"].as_i64(), refs[1]["weight"].as_i64()), (Some(75), Some(25)));
+    assert_eq!(after.data["spec"]["rules"][0], before.data["spec"]["rules"][0], "foreign rule");
+    let annotations = after.metadata.annotations.clone().unwrap();
+    assert_eq!(annotations["team"], "records");
+    assert_eq!(annotations[names::ROUTE_ROLLOUT], "u-1");
+    assert_eq!(annotations[names::ROUTE_DECISION], "u-1/2/5");
+    assert!(read(&after).view.stands_at(25));
+}
+
+#[test]
+fn a_raise_from_a_stale_view_is_refused() {
+    let before = adopt(&plain());
+    let patch = read(&before).set_weights("7", &decision(), &at(&before, 25)).unwrap();
+    let mut moved_on = before.clone();
+    moved_on.metadata.resource_version = Some("8".into());
+    assert!(apply(&moved_on, &patch).is_err());
+    assert!(apply(&before, &patch).is_ok());
+}
+
+#[test]
+fn a_raise_works_on_a_route_without_annotations() {
+    let mut before = adopt(&plain());
+    before.metadata.annotations = None;
+    assert_eq!(read(&raise(&before, 5)).view.rollout.as_deref(), Some("u-1"));
+}
+
+#[test]
+fn lowering_needs_no_resource_version_but_the_same_rollout() {
+    let raised = raise(&adopt(&plain()), 50);
+    let patch = read(&raised).lower_to_zero("u-1", "Judge", &at(&raised, 0)).unwrap();
+    let mut moved_on = raised.clone();
+    moved_on.metadata.resource_version = Some("99".into());
+    let after = read(&apply(&moved_on, &patch).unwrap()).view;
+    assert!(after.stands_at(0));
+    assert_eq!(after.decision, Some(decision()), "the recorded epoch is left alone");
+    assert_eq!(after.lowered, Some(("u-1".into(), "Judge".into())));
+    let other = read(&raised).lower_to_zero("u-2", "Judge", &at(&raised, 0)).unwrap();
+    assert!(apply(&raised, &other).is_err(), "another rollout's route");
+}
+
+#[test]
+fn lowering_is_refused_once_promoting_is_written() {
+    let raised = raise(&adopt(&plain()), 100);
+    let promoting = apply(&raised, &read(&raised).mark_promoting("7", &decision())).unwrap();
+    assert!(read(&promoting).view.promoting);
+    assert!(read(&promoting).view.stands_at(100), "the mark moves nothing");
+    let patch = read(&promoting).lower_to_zero("u-1", "Judge", &at(&promoting, 0)).unwrap();
+    assert!(apply(&promoting, &patch).is_err());
+    assert!(read(&raise(&promoting, 0)).view.promoting, "the mark outlives weight writes");
+    assert!(!read(&apply(&promoting, &read(&promoting).clear("7", false)).unwrap()).view.promoting);
+}
+
+#[test]
+fn a_later_raise_takes_the_mark_of_an_old_lowering_away() {
+    let raised = raise(&adopt(&plain()), 50);
+    let patch = read(&raised).lower_to_zero("u-1", "Blind", &at(&raised, 0)).unwrap();
+    let lowered = apply(&raised, &patch).unwrap();
+    assert_eq!(read(&raise(&lowered, 5)).view.lowered, None);
+}
+
+#[test]
+fn beside_foreign_backends_our_two_share_stables_weight() {
+    let before = route(
+        json!([{"backendRefs": [{"name": "other", "port": 80, "weight": 300}, {"name": "portal", "port": 80, "weight": 200}]}]),
+        json!({}),
+    );
+    let after = raise(&adopt(&before), 25);
+    let refs = &after.data["spec"]["rules"][0]["backendRefs"];
+    assert_eq!(refs[0], before.data["spec"]["rules"][0]["backendRefs"][0], "foreign backend");
+    assert_eq!((refs[1]["weight"].as_i64(), refs[2]["weight"].as_i64()), (Some(150), Some(50)));
+    assert!(read(&after).view.rules[0].foreign);
+    assert!(read(&after).view.stands_at(25));
+}
+
+#[test]
+fn a_backend_of_that_name_in_another_namespace_or_kind_is_not_ours() {
+    let route = route(
+        json!([{"backendRefs": [
+            {"name": "portal", "namespace": "other", "port": 80},
+            {"name": "portal", "kind": "ServiceImport", "group": "multicluster.x-k8s.io", "port": 80}
+        ]}]),
+        json!({}),
+    );
+    assert!(read(&route).view.rules.is_empty());
+}
+
+#[test]
+fn a_rule_that_names_stable_twice_is_refused() {
+    let route = route(json!([{"backendRefs": [{"name": "portal", "port": 80}, {"name": "portal", "port": 81}]}]), json!({}));
+    assert_eq!(Route::read(&route, "portal", "portal-canary").unwrap_err().reason(), "AmbiguousStable");
+}
+
+#[test]
+fn the_parents_answer_counts_for_the_generation_it_was_given_for() {
+    let mut route = plain();
+    route.data["status"] = json!({"parents": [
+        {"controllerName": "a", "conditions": [{"type": "Accepted", "status": "True", "observedGeneration": 3}, {"type": "ResolvedRefs", "status": "True", "observedGeneration": 2}]},
+        {"controllerName": "b", "conditions": [{"type": "Accepted", "status": "False", "observedGeneration": 3}]}
+    ]});
+    assert_eq!(read(&route).view.accepted_generation, Some(2));
+    assert!(!read(&route).view.accepted());
+}
+
+#[test]
+fn clearing_leaves_the_users_route_as_it_was() {
+    let raised = raise(&adopt(&plain()), 0);
+    let after = apply(&raised, &read(&raised).clear("7", true)).unwrap();
+    assert_eq!(after.metadata.annotations.clone().unwrap(), [("team".to_owned(), "records".to_owned())].into());
+    let refs = after.data["spec"]["rules"][1]["backendRefs"].as_array().unwrap();
+    assert_eq!(refs.len(), 1);
+    assert_eq!(refs[0]["name"], "portal");
+    assert_eq!(after.data["spec"]["rules"][0], plain().data["spec"]["rules"][0]);
+}
