@@ -2,16 +2,53 @@
 //! Patches that move weight. Works on the raw object, so that foreign rules, filters and backends stay
 //! byte for byte; never talks to a cluster and never decides a weight.
 
+use std::borrow::Cow;
+
 use json_patch::jsonptr::PointerBuf;
 use json_patch::{AddOperation, Patch, PatchOperation, RemoveOperation, ReplaceOperation, TestOperation};
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::Resource;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tidegate_pipelines::api::names;
 use tidegate_pipelines::rollout::{RouteDecision, RouteView, RuleView, RuleWeights};
 
-/// The kind, for dynamic clients and stores.
-pub fn resource() -> ApiResource {
-    ApiResource::from_gvk(&GroupVersionKind::gvk("gateway.networking.k8s.io", "v1", "HTTPRoute"))
+/// A route with everything that is in it; only the metadata are typed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HttpRoute {
+    pub metadata: ObjectMeta,
+    #[serde(flatten)]
+    pub data: Value,
+}
+
+impl Resource for HttpRoute {
+    type DynamicType = ();
+    type Scope = NamespaceResourceScope;
+
+    fn kind((): &()) -> Cow<'_, str> {
+        "HTTPRoute".into()
+    }
+
+    fn group((): &()) -> Cow<'_, str> {
+        "gateway.networking.k8s.io".into()
+    }
+
+    fn version((): &()) -> Cow<'_, str> {
+        "v1".into()
+    }
+
+    fn plural((): &()) -> Cow<'_, str> {
+        "httproutes".into()
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
 }
 
 /// Why a patch cannot be made from what was read.
@@ -70,7 +107,7 @@ fn weight_of(backend: &Value) -> u32 {
 }
 
 /// The newest generation for which some parent said both `Accepted` and `ResolvedRefs`.
-fn accepted_generation(route: &DynamicObject) -> Option<i64> {
+fn accepted_generation(route: &HttpRoute) -> Option<i64> {
     let parents = route.data.pointer("/status/parents").and_then(Value::as_array)?;
     let of_parent = |parent: &Value| {
         let said = |kind: &str| {
@@ -85,7 +122,7 @@ fn accepted_generation(route: &DynamicObject) -> Option<i64> {
 }
 
 impl Route {
-    pub fn read(route: &DynamicObject, stable: &str, canary: &str) -> Result<Self, RouteError> {
+    pub fn read(route: &HttpRoute, stable: &str, canary: &str) -> Result<Self, RouteError> {
         let namespace = route.metadata.namespace.as_deref().unwrap_or_default();
         let (mut places, mut rules) = (Vec::new(), Vec::new());
         let all = route.data.pointer("/spec/rules").and_then(Value::as_array);

@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn route(rules: Value, annotations: Value) -> DynamicObject {
+fn route(rules: Value, annotations: Value) -> HttpRoute {
     serde_json::from_value(json!({
         "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
         "metadata": {"name": "portal", "namespace": "acme", "resourceVersion": "7", "generation": 3, "annotations": annotations},
@@ -19,19 +19,19 @@ fn foreign_rule() -> Value {
     })
 }
 
-fn plain() -> DynamicObject {
+fn plain() -> HttpRoute {
     route(
         json!([foreign_rule(), {"backendRefs": [{"name": "portal", "port": 80, "filters": [{"type": "X"}]}], "timeouts": {"request": "5s"}}]),
         json!({"team": "records"}),
     )
 }
 
-fn read(route: &DynamicObject) -> Route {
+fn read(route: &HttpRoute) -> Route {
     Route::read(route, "portal", "portal-canary").unwrap()
 }
 
 /// The same share in every rule, as the planner computes it.
-fn at(route: &DynamicObject, percent: u32) -> Vec<RuleWeights> {
+fn at(route: &HttpRoute, percent: u32) -> Vec<RuleWeights> {
     let rules = read(route).view.rules;
     rules
         .iter()
@@ -46,17 +46,17 @@ fn decision() -> RouteDecision {
     RouteDecision { rollout: "u-1".into(), epoch: 2, n: 5 }
 }
 
-fn adopt(route: &DynamicObject) -> DynamicObject {
+fn adopt(route: &HttpRoute) -> HttpRoute {
     let rules: Vec<usize> = read(route).view.rules.iter().map(|r| r.rule).collect();
     apply(route, &read(route).adopt("7", &decision(), &rules)).unwrap()
 }
 
-fn raise(route: &DynamicObject, percent: u32) -> DynamicObject {
+fn raise(route: &HttpRoute, percent: u32) -> HttpRoute {
     apply(route, &read(route).set_weights("7", &decision(), &at(route, percent)).unwrap()).unwrap()
 }
 
 /// Applies as the API server does; there a `test` for null passes on a missing member.
-fn apply(route: &DynamicObject, patch: &Patch) -> Result<DynamicObject, String> {
+fn apply(route: &HttpRoute, patch: &Patch) -> Result<HttpRoute, String> {
     let mut document = serde_json::to_value(route).unwrap();
     let mut rest = Vec::new();
     for op in &patch.0 {
