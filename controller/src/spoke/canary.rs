@@ -34,7 +34,8 @@ impl CanaryError {
 pub struct Owner<'a> {
     pub pipeline: &'a str,
     pub release: &'a str,
-    pub rollout_uid: &'a str,
+    /// Which write of ours the template is from.
+    pub stamp: &'a str,
 }
 
 fn object<'a>(value: &'a Value, path: &str) -> Option<&'a Map<String, Value>> {
@@ -84,6 +85,8 @@ pub fn deployment(
     let fields = spec.as_object_mut().ok_or_else(|| CanaryError::NoTemplate(name.clone()))?;
     fields.remove("paused");
     fields.insert("replicas".into(), json!(replicas));
+    // A canary's pods carry traffic from the first one on: an update never takes one away before its successor.
+    fields.insert("strategy".into(), json!({ "type": "RollingUpdate", "rollingUpdate": { "maxUnavailable": 0, "maxSurge": "25%" } }));
     // The selector never changes afterwards: it is made of the Deployment's own labels alone, for the
     // Service's may change.
     fields.insert("selector".into(), json!({ "matchLabels": canary_selector(selector) }));
@@ -96,7 +99,7 @@ pub fn deployment(
             "name": names::canary_name(&name),
             "namespace": stable.metadata.namespace,
             "labels": labels,
-            "annotations": { names::CANARY_ROLLOUT: owner.rollout_uid },
+            "annotations": { names::CANARY_ROLLOUT: owner.stamp },
         },
         "spec": spec,
     }))
@@ -216,7 +219,7 @@ mod tests {
         }
     }
 
-    const OWNER: Owner<'static> = Owner { pipeline: "portal", release: "portal-0123456789", rollout_uid: "u-1" };
+    const OWNER: Owner<'static> = Owner { pipeline: "portal", release: "portal-0123456789", stamp: "u-1/new" };
 
     #[test]
     fn canary_copies_the_template_and_replaces_images_and_selector_labels_only() {

@@ -42,6 +42,20 @@ pub const ROUTE_LOWERED: &str = "tidegate.io/lowered";
 pub const RELEASE_ANNOTATION: &str = "tidegate.io/release";
 /// On our canary Deployment: uid of the Rollout whose images it carries.
 pub const CANARY_ROLLOUT: &str = "tidegate.io/rollout";
+/// On a mirrored Rollout: the hub's intent says `abort`. Set by the mirror, which owns no spec field that a person
+/// may set here; once there it stays.
+pub const HUB_ABORT: &str = "tidegate.io/hub-abort";
+/// On a mirrored Rollout: the hub's intent says `paused`; removed when it no longer does.
+pub const HUB_PAUSED: &str = "tidegate.io/hub-paused";
+/// On a mirrored Rollout: its intent at the hub was explicitly taken away.
+pub const WITHDRAWN: &str = "tidegate.io/withdrawn";
+/// On an intent, mirrored: its pipeline is gone, so our objects and our backendRef go with this rollout.
+pub const RETIRE: &str = "tidegate.io/retire";
+/// On an HPA: the `minReplicas` that a rollout holds it at.
+pub const HPA_RAISED: &str = "tidegate.io/raised-min-replicas";
+/// On a mirrored object whose source was loosened: when that was first seen, and the digest of what waits.
+pub const PENDING_SINCE: &str = "tidegate.io/pending-since";
+pub const PENDING: &str = "tidegate.io/pending";
 /// Finalizer: traffic returns to stable before the object goes.
 pub const FINALIZER: &str = "tidegate.io/return-traffic";
 
