@@ -9,3 +9,4 @@ pub mod ledger;
 pub mod metrics;
 pub mod roles;
 pub mod serve;
+pub mod spoke;

@@ -65,7 +65,7 @@ where
                         writer.apply_watcher_event(&event);
                         match &event {
                             watcher::Event::Apply(object) | watcher::Event::Delete(object) => {
-                                wakes.wake(object.namespace().as_deref())
+                                wakes.wake(object.meta().namespace.clone().as_deref())
                             }
                             watcher::Event::InitDone => wakes.wake(None),
                             watcher::Event::Init | watcher::Event::InitApply(_) => {}
@@ -113,7 +113,7 @@ where
 
     /// Remembers what the API server answered to a write of ours.
     pub fn wrote(&self, object: K) {
-        let key = (object.namespace().unwrap_or_default(), object.name_any());
+        let key = (object.meta().namespace.clone().unwrap_or_default(), object.name_any());
         let own = Own { object: Arc::new(object), at: Instant::now() };
         self.own.write().unwrap_or_else(PoisonError::into_inner).insert(key, own);
     }
@@ -129,7 +129,7 @@ where
         let seen = self.store.state_filter(|object| matches(object));
         seen.into_iter()
             .filter_map(|object| {
-                let (namespace, name) = (object.namespace(), object.name_any());
+                let (namespace, name) = (object.meta().namespace.clone(), object.name_any());
                 self.newer(namespace.as_deref(), &name, Some(object))
             })
             .collect()

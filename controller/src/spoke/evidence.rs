@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     fn series(of: &str, samples: &[(i64, f64)]) -> RawSeries {
-        RawSeries { of: of.into(), key: String::new(), samples: samples.to_vec() }
+        RawSeries { of: of.into(), source: String::new(), key: String::new(), samples: samples.to_vec() }
     }
 
     #[test]

@@ -123,8 +123,8 @@ mod tests {
     use super::*;
     use tidegate_pipelines::judge::JudgeState;
 
-    #[tokio::test(start_paused = true)]
-    async fn evidence_is_written_now_and_then_and_decisions_at_once() {
+    #[test]
+    fn evidence_is_written_now_and_then_and_decisions_at_once() {
         let old = RolloutStatus { weight: 5, ..Default::default() };
         let evidence = RolloutStatus { judge: Some(JudgeState { step: 1, ..Default::default() }), ..old.clone() };
         let decision = RolloutStatus { weight: 25, ..evidence.clone() };
