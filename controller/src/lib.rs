@@ -7,6 +7,7 @@ pub mod connect;
 pub mod lease;
 pub mod ledger;
 pub mod metrics;
+pub mod mirror;
 pub mod roles;
 pub mod serve;
 pub mod spoke;

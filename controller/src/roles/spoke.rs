@@ -12,6 +12,7 @@ use super::CommonArgs;
 use crate::lease::Candidate;
 use crate::ledger::LogLedger;
 use crate::metrics::prometheus::PrometheusClient;
+use crate::mirror::{Mirror, up::Intents};
 use crate::serve::Telemetry;
 use crate::spoke::report::{Metrics, Teller};
 use crate::spoke::{Spoke, World};
@@ -66,7 +67,20 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     keepers.into_iter().for_each(|keeper| drop(tasks.spawn(keeper)));
     let (teller, events) = Teller::new(client, Arc::new(LogLedger), metrics, &args.environment);
     tasks.spawn(events);
-    let (_link, hub) = watch::channel(Hub { reachable: true, away_since: None });
+    let (link, hub) = watch::channel(Hub { reachable: true, away_since: None });
+    let link = Arc::new(link);
+    if let Some(path) = &args.hub_kubeconfig {
+        let mirror = Mirror {
+            environment: args.environment.clone(),
+            hub: connect::client(Some(path)).await?,
+            world: world.clone(),
+            clock: clock.clone(),
+            permit: permit.clone(),
+            link: link.clone(),
+            intents: Intents::default(),
+        };
+        mirror.tasks().into_iter().for_each(|task| drop(tasks.spawn(task)));
+    }
     let spoke = Spoke {
         environment: args.environment,
         world: world.clone(),

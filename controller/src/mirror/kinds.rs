@@ -1,0 +1,167 @@
+//! What is merged where for the kinds that hold here by name: environment, policies, attestors, trust roots,
+//! quarantines. Pure functions from JSON to JSON; they never see a cluster.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use tidegate_pipelines::api::names;
+
+use super::loosen;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Environment,
+    Policy,
+    Attestor,
+    TrustRoot,
+    Quarantine,
+}
+
+/// What to do with the local copy of one object.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Merge {
+    Nothing,
+    /// Apply this `spec` with these annotations of ours.
+    Write { spec: Value, annotations: Value },
+    /// An explicit tombstone: the local copy goes.
+    Remove,
+}
+
+fn digest(spec: &Value) -> String {
+    hex::encode(Sha256::digest(spec.to_string().as_bytes())).chars().take(16).collect()
+}
+
+fn annotation<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
+    object.pointer("/metadata/annotations")?.get(key)?.as_str()
+}
+
+/// Nulls and empty values that a schema's defaults leave out or put in make no difference.
+fn same(a: &Value, b: &Value) -> bool {
+    fn lean(value: &Value) -> Value {
+        match value {
+            Value::Object(map) => Value::Object(
+                map.iter()
+                    .map(|(k, v)| (k.clone(), lean(v)))
+                    .filter(|(_, v)| !(v.is_null() || *v == json!([]) || *v == json!({}) || *v == json!(false)))
+                    .collect(),
+            ),
+            Value::Array(items) => Value::Array(items.iter().map(lean).collect()),
+            other => other.clone(),
+        }
+    }
+    lean(a) == lean(b)
+}
+
+/// `source` is the hub's object as it is there now; `None` (absent, unreachable, not listed) changes nothing, so
+/// there is no such argument. `delay` is the environment's `loosenDelay` in seconds.
+pub fn merge(kind: Kind, source: &Value, local: Option<&Value>, delay: i64, now: Timestamp) -> Merge {
+    let wanted = source.get("spec").cloned().unwrap_or_else(|| json!({}));
+    let withdrawn = wanted.get("withdrawn").and_then(Value::as_bool).unwrap_or(false);
+    let Some(local) = local else {
+        // A first copy loosens nothing that was here before.
+        return if withdrawn { Merge::Nothing } else { Merge::Write { spec: wanted, annotations: json!({}) } };
+    };
+    let present = local.get("spec").cloned().unwrap_or_else(|| json!({}));
+    let waiting = annotation(local, names::PENDING);
+    if same(&wanted, &present) && !withdrawn {
+        let clear = Merge::Write { spec: present, annotations: json!({}) };
+        return if waiting.is_some() { clear } else { Merge::Nothing };
+    }
+    if !withdrawn && !loosen::loosens(kind, &present, &wanted) {
+        return Merge::Write { spec: wanted, annotations: json!({}) };
+    }
+    let since = annotation(local, names::PENDING_SINCE).and_then(|text| text.parse::<Timestamp>().ok());
+    let this = digest(&wanted);
+    let over = delay <= 0
+        || (waiting == Some(this.as_str()) && since.is_some_and(|at| now.duration_since(at).as_secs() >= delay));
+    match (over, withdrawn) {
+        (true, true) => Merge::Remove,
+        (true, false) => Merge::Write { spec: wanted, annotations: json!({}) },
+        // Its time runs already.
+        (false, _) if waiting == Some(this.as_str()) && since.is_some() => Merge::Nothing,
+        (false, _) => Merge::Write {
+            spec: present,
+            annotations: json!({ names::PENDING: this, names::PENDING_SINCE: now.to_string() }),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(spec: Value) -> Value {
+        json!({"metadata": {"name": "p"}, "spec": spec})
+    }
+
+    fn now() -> Timestamp {
+        "2026-01-01T00:10:00Z".parse().unwrap()
+    }
+
+    fn enforce() -> Value {
+        json!({"mode": "Enforce", "checkSets": [{"displayName": "all", "checks": [{"name": "signed"}]}]})
+    }
+
+    fn audit() -> Value {
+        json!({"mode": "Audit", "checkSets": [{"displayName": "all", "checks": [{"name": "signed"}]}]})
+    }
+
+    #[test]
+    fn what_is_new_is_taken_at_once_and_what_is_the_same_is_left_alone() {
+        let source = policy(enforce());
+        assert!(matches!(merge(Kind::Policy, &source, None, 300, now()), Merge::Write { .. }));
+        let local = policy(json!({"mode": "Enforce", "deployers": [], "withdrawn": false, "checkSets": enforce()["checkSets"]}));
+        assert_eq!(merge(Kind::Policy, &source, Some(&local), 300, now()), Merge::Nothing, "defaults make no difference");
+    }
+
+    #[test]
+    fn tightening_takes_effect_at_once() {
+        let merged = merge(Kind::Policy, &policy(enforce()), Some(&policy(audit())), 300, now());
+        assert_eq!(merged, Merge::Write { spec: enforce(), annotations: json!({}) });
+    }
+
+    #[test]
+    fn loosening_waits_is_told_and_then_takes_effect() {
+        let source = policy(audit());
+        let Merge::Write { spec, annotations } = merge(Kind::Policy, &source, Some(&policy(enforce())), 300, now()) else {
+            panic!("it must be told");
+        };
+        assert_eq!(spec, enforce(), "what holds goes on holding");
+        let mut local = policy(enforce());
+        local["metadata"]["annotations"] = annotations;
+        let later = |seconds| now() + jiff::SignedDuration::from_secs(seconds);
+        assert_eq!(merge(Kind::Policy, &source, Some(&local), 300, later(299)), Merge::Nothing);
+        let merged = merge(Kind::Policy, &source, Some(&local), 300, later(300));
+        assert_eq!(merged, Merge::Write { spec: audit(), annotations: json!({}) });
+    }
+
+    #[test]
+    fn a_changed_mind_starts_the_delay_anew_and_a_withdrawn_one_ends_it() {
+        let mut local = policy(enforce());
+        local["metadata"]["annotations"] = json!({names::PENDING: "other", names::PENDING_SINCE: "2026-01-01T00:00:00Z"});
+        let merged = merge(Kind::Policy, &policy(audit()), Some(&local), 300, now());
+        assert!(matches!(merged, Merge::Write { spec, .. } if spec == enforce()), "another digest waits its own time");
+        let merged = merge(Kind::Policy, &policy(enforce()), Some(&local), 300, now());
+        assert_eq!(merged, Merge::Write { spec: enforce(), annotations: json!({}) });
+    }
+
+    #[test]
+    fn only_a_tombstone_removes_and_only_after_the_delay() {
+        let mut source = policy(enforce());
+        source["spec"]["withdrawn"] = json!(true);
+        assert_eq!(merge(Kind::Policy, &source, None, 0, now()), Merge::Nothing);
+        assert_eq!(merge(Kind::Policy, &source, Some(&policy(enforce())), 0, now()), Merge::Remove);
+        assert!(matches!(merge(Kind::Policy, &source, Some(&policy(enforce())), 300, now()), Merge::Write { .. }));
+    }
+
+    #[test]
+    fn a_lifted_quarantine_waits_and_a_widened_one_does_not() {
+        let held = json!({"spec": {"digests": ["sha256:00"], "environments": ["east"], "reason": "x"}});
+        let lifted = json!({"spec": {"digests": ["sha256:00"], "environments": ["east"], "reason": "x", "lifted": {"by": "ann", "reason": "a mistake, see the report"}}});
+        let everywhere = json!({"spec": {"digests": ["sha256:00", "sha256:11"], "reason": "x"}});
+        let merged = merge(Kind::Quarantine, &lifted, Some(&held), 300, now());
+        assert!(matches!(merged, Merge::Write { spec, .. } if spec == held["spec"]));
+        let merged = merge(Kind::Quarantine, &everywhere, Some(&held), 300, now());
+        assert!(matches!(merged, Merge::Write { spec, .. } if spec == everywhere["spec"]));
+    }
+}

@@ -1,0 +1,59 @@
+//! The mirror: pulls this environment's policy and intents from the hub, reports status up. Outbound only; it
+//! removes nothing because a source is empty, absent, older or away, and resets nothing that a person set here.
+
+pub mod down;
+pub mod kinds;
+pub mod link;
+pub mod loosen;
+pub mod rollouts;
+pub mod up;
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use kube::Client;
+use tidegate_pipelines::api::names;
+use tidegate_pipelines::rollout::Hub;
+use tokio::sync::watch;
+
+use crate::clock::SharedClock;
+use crate::lease::Permit;
+use crate::spoke::World;
+
+/// What the mirror's parts share.
+#[derive(Clone)]
+pub struct Mirror {
+    pub environment: String,
+    pub hub: Client,
+    pub world: World,
+    pub clock: SharedClock,
+    pub permit: Permit,
+    pub link: Arc<watch::Sender<Hub>>,
+    pub intents: up::Intents,
+}
+
+impl Mirror {
+    /// The namespace at the hub that is this environment's own.
+    pub fn namespace(&self) -> String {
+        names::environment_namespace(&self.environment)
+    }
+
+    /// The mirror's tasks; the wiring runs them.
+    pub fn tasks(&self) -> Vec<BoxFuture<'static, ()>> {
+        vec![
+            Box::pin(self.clone().beat()),
+            Box::pin(self.clone().pull_environment()),
+            Box::pin(self.clone().pull_policies()),
+            Box::pin(self.clone().pull_attestors()),
+            Box::pin(self.clone().pull_trust_roots()),
+            Box::pin(self.clone().pull_quarantines()),
+            Box::pin(self.clone().pull_rollouts()),
+            Box::pin(self.clone().report()),
+        ]
+    }
+
+    /// Whether this process may write at all.
+    fn may_write(&self) -> bool {
+        self.permit.held()
+    }
+}

@@ -1,0 +1,148 @@
+//! Reporting: each Rollout's whole status goes to its intent at the hub. Only when it changed, again and again
+//! until it arrives, and across any outage; nothing here waits for the hub.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, ResourceExt};
+use serde_json::json;
+use tidegate_pipelines::api::{DecisionEntry, Rollout, RolloutPhase, RolloutStatus, names};
+
+use super::Mirror;
+use crate::connect::{CallError, bounded};
+
+/// Changes are gathered this long, so that a burst becomes one write.
+const GATHER: Duration = Duration::from_millis(50);
+/// After a failed report, and for what an event was missed.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The intents as last seen at the hub, by name.
+#[derive(Clone, Default)]
+pub struct Intents(Arc<RwLock<HashMap<String, Rollout>>>);
+
+impl Intents {
+    pub fn insert(&self, intent: Rollout) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(intent.name_any(), intent);
+    }
+
+    pub fn remove(&self, name: &str) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+    }
+
+    pub fn get(&self, name: &str) -> Option<Rollout> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    pub fn all(&self) -> Vec<Rollout> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+}
+
+/// Whether the hub has yet to learn of this status. `sent` is the local version that was last sent: a status
+/// that reads back differently (a rounded number) must not be sent for ever.
+fn owed(intent: &Rollout, local: &Rollout, sent: Option<&str>) -> bool {
+    let Some(status) = &local.status else { return false };
+    status.phase.is_some() && intent.status.as_ref() != Some(status) && sent != local.metadata.resource_version.as_deref()
+}
+
+impl Mirror {
+    pub async fn report(self) {
+        let mut wake = self.world.wakes.listen("");
+        let mut sent: HashMap<String, String> = HashMap::new();
+        loop {
+            wake.borrow_and_update();
+            let locals = self.world.rollouts.select(|r| r.spec.environment == self.environment);
+            for local in locals {
+                let Some(intent) = self.intents.get(&local.name_any()) else { continue };
+                let known = local.uid().and_then(|uid| sent.get(&uid)).map(String::as_str);
+                if intent.spec.namespace != local.namespace().unwrap_or_default() || !owed(&intent, &local, known) {
+                    continue;
+                }
+                let Some(status) = &local.status else { continue };
+                match self.report_status(&intent, status).await {
+                    Ok(()) => {
+                        let version = local.metadata.resource_version.clone().unwrap_or_default();
+                        sent.insert(local.uid().unwrap_or_default(), version);
+                    }
+                    Err(error) => {
+                        tracing::debug!(rollout = %local.name_any(), %error, "status not reported yet");
+                        // The hub is likely away: the others would each wait for it too.
+                        if error.code().is_none() {
+                            break;
+                        }
+                    }
+                }
+            }
+            tokio::select! {
+                _ = wake.changed() => tokio::time::sleep(GATHER).await,
+                () = tokio::time::sleep(RETRY) => {}
+            }
+        }
+    }
+
+    async fn report_status(&self, intent: &Rollout, status: &RolloutStatus) -> Result<(), CallError> {
+        let name = intent.name_any();
+        let api: Api<Rollout> = Api::namespaced(self.hub.clone(), &self.namespace());
+        let body = json!({
+            "apiVersion": "tidegate.io/v1alpha1", "kind": "Rollout",
+            "metadata": {"name": name, "uid": intent.uid()}, "status": status,
+        });
+        let params = PatchParams::apply(names::MIRROR_FIELD_MANAGER).force();
+        let written = bounded(api.patch_status(&name, &params, &Patch::Apply(&body))).await?;
+        self.intents.insert(written);
+        Ok(())
+    }
+
+    /// An end that has no execution in this cluster to tell it.
+    pub(super) async fn report_end(
+        &self,
+        intent: &Rollout,
+        phase: &str,
+        reason: &str,
+        message: &str,
+    ) -> Result<(), CallError> {
+        let now = Time(self.clock.now());
+        let mut status = intent.status.clone().unwrap_or_default();
+        status.phase = Some(if phase == "Failed" { RolloutPhase::Failed } else { RolloutPhase::Withdrawn });
+        status.message = Some(format!("{reason}: {message}"));
+        status.finished_at = Some(now.clone());
+        let entry = DecisionEntry { at: now, reason: reason.to_owned(), message: message.to_owned(), weight: 0 };
+        status.history.push(entry);
+        let surplus = status.history.len().saturating_sub(30);
+        status.history.drain(..surplus);
+        tracing::warn!(rollout = %intent.name_any(), reason, message, "reported to the hub");
+        self.report_status(intent, &status).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rollout(phase: Option<&str>, version: &str) -> Rollout {
+        serde_json::from_value(json!({
+            "apiVersion": "tidegate.io/v1alpha1", "kind": "Rollout",
+            "metadata": {"name": "r", "resourceVersion": version},
+            "spec": {
+                "environment": "staging", "pipelineNamespace": "acme", "pipeline": "portal", "release": "portal-1", "attempt": 1,
+                "namespace": "acme", "images": [], "workload": {"name": "portal"}, "service": "portal",
+                "route": {"httpRoute": "portal"}, "strategy": {}, "objectives": []
+            },
+            "status": phase.map(|p| json!({"phase": p}))
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_status_is_reported_once_and_nothing_before_there_is_one() {
+        let (fresh, canary) = (rollout(None, "1"), rollout(Some("Canary"), "2"));
+        assert!(!owed(&fresh, &fresh, None), "nothing to tell yet");
+        assert!(owed(&fresh, &canary, None));
+        assert!(!owed(&canary, &canary, None), "the hub says the same");
+        assert!(!owed(&fresh, &canary, Some("2")), "this version was sent");
+        assert!(owed(&fresh, &rollout(Some("Promoting"), "3"), Some("2")));
+    }
+}
