@@ -234,8 +234,13 @@ impl Mirror {
         match rollouts::merge(intent, local.as_deref()) {
             rollouts::Merge::Nothing => Ok(()),
             rollouts::Merge::DeletedHere => {
-                self.report_end(intent, "Withdrawn", "DeletedInEnvironment", "the Rollout was deleted in the environment")
-                    .await
+                self.report_end(
+                    intent,
+                    "Withdrawn",
+                    "DeletedInEnvironment",
+                    "the Rollout was deleted in the environment",
+                )
+                .await
             }
             rollouts::Merge::Write(_) if local.is_none() && !namespace_allowed(&environment, &intent.spec) => {
                 let message = format!(

@@ -22,7 +22,10 @@ pub enum Kind {
 pub enum Merge {
     Nothing,
     /// Apply this `spec` with these annotations of ours.
-    Write { spec: Value, annotations: Value },
+    Write {
+        spec: Value,
+        annotations: Value,
+    },
     /// An explicit tombstone: the local copy goes.
     Remove,
 }
@@ -110,8 +113,14 @@ mod tests {
     fn what_is_new_is_taken_at_once_and_what_is_the_same_is_left_alone() {
         let source = policy(enforce());
         assert!(matches!(merge(Kind::Policy, &source, None, 300, now()), Merge::Write { .. }));
-        let local = policy(json!({"mode": "Enforce", "deployers": [], "withdrawn": false, "checkSets": enforce()["checkSets"]}));
-        assert_eq!(merge(Kind::Policy, &source, Some(&local), 300, now()), Merge::Nothing, "defaults make no difference");
+        let local = policy(
+            json!({"mode": "Enforce", "deployers": [], "withdrawn": false, "checkSets": enforce()["checkSets"]}),
+        );
+        assert_eq!(
+            merge(Kind::Policy, &source, Some(&local), 300, now()),
+            Merge::Nothing,
+            "defaults make no difference"
+        );
     }
 
     #[test]
@@ -123,7 +132,8 @@ mod tests {
     #[test]
     fn loosening_waits_is_told_and_then_takes_effect() {
         let source = policy(audit());
-        let Merge::Write { spec, annotations } = merge(Kind::Policy, &source, Some(&policy(enforce())), 300, now()) else {
+        let Merge::Write { spec, annotations } = merge(Kind::Policy, &source, Some(&policy(enforce())), 300, now())
+        else {
             panic!("it must be told");
         };
         assert_eq!(spec, enforce(), "what holds goes on holding");
@@ -138,7 +148,8 @@ mod tests {
     #[test]
     fn a_changed_mind_starts_the_delay_anew_and_a_withdrawn_one_ends_it() {
         let mut local = policy(enforce());
-        local["metadata"]["annotations"] = json!({names::PENDING: "other", names::PENDING_SINCE: "2026-01-01T00:00:00Z"});
+        local["metadata"]["annotations"] =
+            json!({names::PENDING: "other", names::PENDING_SINCE: "2026-01-01T00:00:00Z"});
         let merged = merge(Kind::Policy, &policy(audit()), Some(&local), 300, now());
         assert!(matches!(merged, Merge::Write { spec, .. } if spec == enforce()), "another digest waits its own time");
         let merged = merge(Kind::Policy, &policy(enforce()), Some(&local), 300, now());

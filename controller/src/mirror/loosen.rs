@@ -97,7 +97,11 @@ mod tests {
             (with("/imageAllowlist/allowPattern", json!([])), false, "nothing exempt"),
             (with("/imageAllowlist/allowPattern", json!(["r/base/**", "x/**"])), true, "more exempt"),
             (with("/deployers", json!([])), true, "anybody deploys"),
-            (with("/deployers", json!([{"kind": "User", "name": "ci"}, {"kind": "User", "name": "eve"}])), true, "one more"),
+            (
+                with("/deployers", json!([{"kind": "User", "name": "ci"}, {"kind": "User", "name": "eve"}])),
+                true,
+                "one more",
+            ),
             (with("/checkSets", json!([])), true, "no check set"),
         ] {
             assert_eq!(loosens(Kind::Policy, &base, &new), expected, "{case}");

@@ -66,8 +66,12 @@ fn body(source: &Rollout, local: Option<&Rollout>) -> Value {
             annotations.insert(key.into(), json!("true"));
         }
     }
-    let mut labels: Map<String, Value> =
-        source.labels().iter().filter(|(k, _)| k.starts_with("tidegate.io/")).map(|(k, v)| (k.clone(), json!(v))).collect();
+    let mut labels: Map<String, Value> = source
+        .labels()
+        .iter()
+        .filter(|(k, _)| k.starts_with("tidegate.io/"))
+        .map(|(k, v)| (k.clone(), json!(v)))
+        .collect();
     labels.insert(names::ENVIRONMENT_LABEL.into(), json!(source.spec.environment));
     json!({
         "apiVersion": "tidegate.io/v1alpha1",

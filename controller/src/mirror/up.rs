@@ -45,7 +45,9 @@ impl Intents {
 /// that reads back differently (a rounded number) must not be sent for ever.
 fn owed(intent: &Rollout, local: &Rollout, sent: Option<&str>) -> bool {
     let Some(status) = &local.status else { return false };
-    status.phase.is_some() && intent.status.as_ref() != Some(status) && sent != local.metadata.resource_version.as_deref()
+    status.phase.is_some()
+        && intent.status.as_ref() != Some(status)
+        && sent != local.metadata.resource_version.as_deref()
 }
 
 impl Mirror {

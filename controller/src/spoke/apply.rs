@@ -166,12 +166,7 @@ impl Hand<'_> {
         route.filter(|r| r.view.resource_version == version).ok_or(ApplyError::Stale { what: "write the route" })
     }
 
-    async fn patch_route(
-        &self,
-        seen: &Seen,
-        what: &'static str,
-        patch: json_patch::Patch,
-    ) -> Result<(), ApplyError> {
+    async fn patch_route(&self, seen: &Seen, what: &'static str, patch: json_patch::Patch) -> Result<(), ApplyError> {
         let api: Api<HttpRoute> = self.api(seen);
         let params = PatchParams { field_manager: Some(names::FIELD_MANAGER.into()), ..PatchParams::default() };
         let written = bounded(api.patch(&seen.spec.route.http_route, &params, &Patch::Json::<()>(patch))).await;
@@ -205,12 +200,8 @@ impl Hand<'_> {
             if route.view.promoting || route.view.rollout.as_deref() != Some(rollout) {
                 return Err(ApplyError::Stale { what: WHAT });
             }
-            let rules: Vec<RuleWeights> = route
-                .view
-                .rules
-                .iter()
-                .map(|r| RuleWeights { rule: r.rule, stable: r.total(), canary: 0 })
-                .collect();
+            let rules: Vec<RuleWeights> =
+                route.view.rules.iter().map(|r| RuleWeights { rule: r.rule, stable: r.total(), canary: 0 }).collect();
             patch = route.lower_to_zero(rollout, reason, &rules)?;
         }
         Err(ApplyError::Stale { what: WHAT })

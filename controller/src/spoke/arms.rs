@@ -34,7 +34,8 @@ impl Hand<'_> {
         let existing = bounded(api.get_opt(&name)).await.map_err(called(WHAT))?;
         let written = match existing {
             None => {
-                let object: DynamicObject = serde_json::from_value(wanted).map_err(|_| CanaryError::NoTemplate(name))?;
+                let object: DynamicObject =
+                    serde_json::from_value(wanted).map_err(|_| CanaryError::NoTemplate(name))?;
                 bounded(api.create(&create_params(), &object)).await
             }
             Some(existing) => {

@@ -71,7 +71,9 @@ where
                             watcher::Event::Init | watcher::Event::InitApply(_) => {}
                         }
                     }
-                    Err(error) => tracing::warn!(kind = std::any::type_name::<K>(), %error, "watch failed; trying again"),
+                    Err(error) => {
+                        tracing::warn!(kind = std::any::type_name::<K>(), %error, "watch failed; trying again")
+                    }
                 }
             }
         };
@@ -101,7 +103,10 @@ where
         };
         let Some((object, at)) = own else { return seen };
         let keep = match &seen {
-            Some(seen) => version_of(object.meta().resource_version.as_deref()) > version_of(seen.meta().resource_version.as_deref()),
+            Some(seen) => {
+                version_of(object.meta().resource_version.as_deref())
+                    > version_of(seen.meta().resource_version.as_deref())
+            }
             None => at.elapsed() < MISSING_GRACE,
         };
         if keep {

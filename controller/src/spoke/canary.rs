@@ -86,7 +86,10 @@ pub fn deployment(
     fields.remove("paused");
     fields.insert("replicas".into(), json!(replicas));
     // A canary's pods carry traffic from the first one on: an update never takes one away before its successor.
-    fields.insert("strategy".into(), json!({ "type": "RollingUpdate", "rollingUpdate": { "maxUnavailable": 0, "maxSurge": "25%" } }));
+    fields.insert(
+        "strategy".into(),
+        json!({ "type": "RollingUpdate", "rollingUpdate": { "maxUnavailable": 0, "maxSurge": "25%" } }),
+    );
     // The selector never changes afterwards: it is made of the Deployment's own labels alone, for the
     // Service's may change.
     fields.insert("selector".into(), json!({ "matchLabels": canary_selector(selector) }));

@@ -184,7 +184,8 @@ fn a_backend_of_that_name_in_another_namespace_or_kind_is_not_ours() {
 
 #[test]
 fn a_rule_that_names_stable_twice_is_refused() {
-    let route = route(json!([{"backendRefs": [{"name": "portal", "port": 80}, {"name": "portal", "port": 81}]}]), json!({}));
+    let route =
+        route(json!([{"backendRefs": [{"name": "portal", "port": 80}, {"name": "portal", "port": 81}]}]), json!({}));
     assert_eq!(Route::read(&route, "portal", "portal-canary").unwrap_err().reason(), "AmbiguousStable");
 }
 

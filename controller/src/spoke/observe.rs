@@ -180,10 +180,7 @@ pub fn observe(
         canary: canary.as_deref().map(|d| pods::arm(d, &canary_pods)),
         canary_service: world.services.get(Some(namespace), &canary_service).is_some(),
         autoscaler: autoscaler(world, namespace, &spec.workload.name),
-        data_plane: DataPlane {
-            share: answer.map_or(Share::Unknown, |a| a.share),
-            lag: lag.unwrap_or(DEFAULT_LAG),
-        },
+        data_plane: DataPlane { share: answer.map_or(Share::Unknown, |a| a.share), lag: lag.unwrap_or(DEFAULT_LAG) },
         judge: answer.map(|a| a.view(watch.unwrap_or(Watch::Before), interval, now)),
         health,
         others: others(world, &rollout),
@@ -222,13 +219,20 @@ fn watch_of(status: &RolloutStatus) -> Option<Watch> {
             Some(Watch::Canary { step: status.step, since: time(&status.step_since) })
         }
         Some(Baking) => time(&status.phase_since).map(|since| Watch::Baking { since }),
-        None | Some(Waiting | Promoted | RolledBack | Superseded | Withdrawn | Inconclusive | Blind | Failed | Denied) => {
+        None
+        | Some(Waiting | Promoted | RolledBack | Superseded | Withdrawn | Inconclusive | Blind | Failed | Denied) => {
             None
         }
     }
 }
 
-fn question(environment: &Environment, spec: &RolloutSpec, status: &RolloutStatus, scene: Scene, port: u16) -> Question {
+fn question(
+    environment: &Environment,
+    spec: &RolloutSpec,
+    status: &RolloutStatus,
+    scene: Scene,
+    port: u16,
+) -> Question {
     let source = environment.spec.metrics.clone();
     let lag = source.gateway.as_ref().map(|g| g.lag);
     Question {
@@ -260,13 +264,7 @@ fn pods_of(world: &World, deployment: Option<&Deployment>) -> Vec<Arc<Pod>> {
     world.pods.select(|pod| pod.metadata.namespace == namespace && pods::belongs_to(pod, &name))
 }
 
-fn health(
-    status: &RolloutStatus,
-    baking: bool,
-    stable: &[Arc<Pod>],
-    canary: &[Arc<Pod>],
-    seen: &SeenReady,
-) -> Health {
+fn health(status: &RolloutStatus, baking: bool, stable: &[Arc<Pod>], canary: &[Arc<Pod>], seen: &SeenReady) -> Health {
     let start = status.started_at.as_ref().map(|t| t.0);
     if baking {
         let since = status.phase_since.as_ref().map(|t| t.0).or(start);
@@ -373,9 +371,9 @@ fn born(rollout: &Rollout) -> (Option<Timestamp>, u32, String) {
 }
 
 fn others(world: &World, rollout: &Rollout) -> Vec<OtherRollout> {
-    let active = world.rollouts.select(|other| {
-        of_workload(rollout, other) && !phase(other).is_some_and(RolloutPhase::is_terminal)
-    });
+    let active = world
+        .rollouts
+        .select(|other| of_workload(rollout, other) && !phase(other).is_some_and(RolloutPhase::is_terminal));
     let mut others: Vec<OtherRollout> = active
         .iter()
         .map(|other| OtherRollout {
@@ -396,9 +394,7 @@ fn candidates(
     verdict_of: &dyn Fn(&[ReleaseImage]) -> VerdictView,
 ) -> Vec<TargetCandidate> {
     let mut promoted = world.rollouts.select(|other| {
-        of_workload(rollout, other)
-            && phase(other) == Some(RolloutPhase::Promoted)
-            && born(other) < born(rollout)
+        of_workload(rollout, other) && phase(other) == Some(RolloutPhase::Promoted) && born(other) < born(rollout)
     });
     promoted.sort_by_key(|r| std::cmp::Reverse(born(r)));
     promoted

@@ -21,8 +21,12 @@ pub fn plan(seen: &Seen, refusal: Option<Reason>) -> Plan {
 
 fn refused(seen: &Seen, reason: Reason) -> Plan {
     let mut status = seen.status.clone();
-    let entry =
-        DecisionEntry { at: Time(seen.now), reason: reason.code.to_owned(), message: reason.message.clone(), weight: 0 };
+    let entry = DecisionEntry {
+        at: Time(seen.now),
+        reason: reason.code.to_owned(),
+        message: reason.message.clone(),
+        weight: 0,
+    };
     status.phase = Some(RolloutPhase::Failed);
     status.finished_at = Some(Time(seen.now));
     status.phase_since = Some(Time(seen.now));

@@ -106,7 +106,8 @@ impl SeenReady {
         // Over a restart of ours: the condition starts out as False with the pod and changes its time only when it
         // changes its value.
         let started = pod.status.as_ref().and_then(|s| s.start_time.as_ref()).map(|t| t.0);
-        let turned = matches!((started, since), (Some(a), Some(b)) if b.duration_since(a) > SignedDuration::from_secs(2));
+        let turned =
+            matches!((started, since), (Some(a), Some(b)) if b.duration_since(a) > SignedDuration::from_secs(2));
         seen || turned
     }
 }
@@ -134,7 +135,9 @@ pub fn trouble(pods: &[Arc<Pod>], start: Option<Timestamp>, seen: &SeenReady) ->
                 (false, false) => 0,
             };
             let killed = |reason: Option<&String>| reason.is_some_and(|r| r == "OOMKilled");
-            if (recent && killed(ended.and_then(|t| t.reason.as_ref()))) || killed(ended_now.and_then(|t| t.reason.as_ref())) {
+            if (recent && killed(ended.and_then(|t| t.reason.as_ref())))
+                || killed(ended_now.and_then(|t| t.reason.as_ref()))
+            {
                 trouble.oom_kills += 1;
             }
             if waits_for(container.state.as_ref(), "CrashLoopBackOff") {

@@ -9,10 +9,10 @@ use tokio::sync::watch;
 use super::apply::{Applied, ApplyError, Hand};
 use super::evidence::{Answer, Question};
 use super::observe::{self, Memory, ObserveError};
+use super::plan;
 use super::report::Teller;
 use super::status::{self, StatusError, Written};
 use super::validate::{ValidateError, validate};
-use super::plan;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ReconcileError {

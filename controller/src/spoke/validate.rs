@@ -15,7 +15,10 @@ pub enum ValidateError {
 /// None: the planner may go on. A refusal ends the rollout while nothing has moved.
 pub fn validate(seen: &Seen, environment: &str) -> Result<Option<Reason>, ValidateError> {
     if seen.spec.environment != environment {
-        return Err(ValidateError::OtherEnvironment { asked: seen.spec.environment.clone(), here: environment.to_owned() });
+        return Err(ValidateError::OtherEnvironment {
+            asked: seen.spec.environment.clone(),
+            here: environment.to_owned(),
+        });
     }
     let untouched = matches!(seen.status.phase, None | Some(RolloutPhase::Waiting)) && seen.status.started_at.is_none();
     if !untouched {
@@ -29,7 +32,8 @@ fn refusal(seen: &Seen) -> Option<Reason> {
         return Some(Reason::new(error.reason(), error.to_string()));
     }
     if seen.spec.namespace != seen.namespace() {
-        let message = format!("spec.namespace is '{}': a Rollout lives in the namespace it acts on", seen.spec.namespace);
+        let message =
+            format!("spec.namespace is '{}': a Rollout lives in the namespace it acts on", seen.spec.namespace);
         return Some(Reason::new("WrongNamespace", message));
     }
     let stable = seen.stable.as_ref()?;
