@@ -106,3 +106,48 @@ pub fn keyed(pems: &[&str]) -> Attestor {
         ..Attestor::default()
     }
 }
+
+/// A key pair that signs what a test needs signed, without a log.
+pub struct Signer {
+    pair: sigstore_verify::crypto::KeyPair,
+}
+
+impl Signer {
+    pub fn new() -> Self {
+        Self { pair: sigstore_verify::crypto::KeyPair::generate_ecdsa_p256().unwrap() }
+    }
+
+    pub fn pem(&self) -> String {
+        self.pair.public_key_der().unwrap().to_pem()
+    }
+
+    pub fn sign(&self, bytes: &[u8]) -> Vec<u8> {
+        self.pair.sign(bytes).unwrap().as_bytes().to_vec()
+    }
+
+    /// A bundle with this statement, as `cosign attest --key` makes it without a log.
+    pub fn bundle(&self, payload_type: &str, payload: &str) -> String {
+        let pae = sigstore_verify::types::pae(payload_type, payload.as_bytes());
+        format!(
+            r#"{{"mediaType":"application/vnd.dev.sigstore.bundle.v0.3+json","verificationMaterial":{{"publicKey":{{"hint":"x"}}}},"dsseEnvelope":{{"payloadType":"{payload_type}","payload":"{}","signatures":[{{"sig":"{}"}}]}}}}"#,
+            base64(payload.as_bytes()),
+            base64(&self.sign(&pae)),
+        )
+    }
+
+    pub fn statement(&self, subject: &Digest, predicate_type: &str, predicate: &str) -> String {
+        self.bundle("application/vnd.in-toto+json", &statement(subject, predicate_type, predicate))
+    }
+}
+
+pub fn statement(subject: &Digest, predicate_type: &str, predicate: &str) -> String {
+    format!(
+        r#"{{"_type":"https://in-toto.io/Statement/v1","subject":[{{"digest":{{"sha256":"{}"}}}}],"predicateType":"{predicate_type}","predicate":{predicate}}}"#,
+        subject.hex()
+    )
+}
+
+pub fn base64(bytes: &[u8]) -> String {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.encode(bytes)
+}
