@@ -3,4 +3,5 @@
 
 pub mod api;
 pub mod judge;
+pub mod release;
 pub mod rollout;

@@ -184,6 +184,10 @@ pub struct BuildEventStatus {
     pub releases: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting_until: Option<Time>,
+    /// What was resolved so far: a tag is asked for once, and its digest is used from then on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub resolved: Vec<EventImage>,
     #[serde(default)]
     #[schemars(length(max = 8))]
     pub conditions: Vec<Condition>,

@@ -59,6 +59,11 @@ pub const PENDING: &str = "tidegate.io/pending";
 /// Finalizer: traffic returns to stable before the object goes.
 pub const FINALIZER: &str = "tidegate.io/return-traffic";
 
+/// On a Release: the latest BuildEvents that it answers, so that none is counted as two attempts.
+pub const EVENTS_ANNOTATION: &str = "tidegate.io/events";
+/// On a Rollout intent: it was paused with its Release, and goes on with it.
+pub const PAUSED_BY_RELEASE: &str = "tidegate.io/paused-by-release";
+
 /// Namespace at the hub that is an environment's own.
 pub fn environment_namespace(environment: &str) -> String {
     format!("env-{environment}")

@@ -106,6 +106,12 @@ pub struct ReleaseStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 2048))]
     pub message: Option<String>,
+    /// The attempt that this status tells of.
+    #[serde(default)]
+    pub attempt: u32,
+    /// When this attempt was verified everywhere and began to ship: of two, the later one takes over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admitted_at: Option<Time>,
     /// First verification, from which `evidenceDeadline` counts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verifying_since: Option<Time>,
@@ -133,6 +139,22 @@ pub enum ReleasePhase {
     Withdrawn,
     /// Stopped without a breach: inconclusive, blind or failed in an environment.
     Stopped,
+}
+
+impl ReleasePhase {
+    /// Nothing more happens by itself.
+    pub fn is_terminal(self) -> bool {
+        use ReleasePhase::*;
+        match self {
+            Verifying | Downgrade | Shipping | Waiting | RollingBack => false,
+            Denied | Promoted | RolledBack | Superseded | Withdrawn | Stopped => true,
+        }
+    }
+
+    /// Its digests run somewhere, or are on their way, by the hub's own wish.
+    pub fn is_shipping(self) -> bool {
+        matches!(self, ReleasePhase::Shipping | ReleasePhase::Waiting)
+    }
 }
 
 /// One environment's verdict and progress, as told by its spoke.

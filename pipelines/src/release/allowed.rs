@@ -1,0 +1,161 @@
+//! Which pipelines may act where, and which two of them want the same workload.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kube::core::{Selector, SelectorExt};
+
+use crate::api::{EnvironmentSpec, PipelineSpec};
+
+/// Why an environment does not let a pipeline act on a namespace.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotAllowed {
+    #[error("no entry of its allowedPipelines selects the namespace '{pipeline_namespace}'")]
+    NotSelected { pipeline_namespace: String },
+    #[error("its allowedPipelines do not let pipelines of '{pipeline_namespace}' act on the namespace '{target}'")]
+    Target { pipeline_namespace: String, target: String },
+}
+
+/// The namespace in the environments on which a pipeline acts.
+pub fn target_namespace<'a>(spec: &'a PipelineSpec, pipeline_namespace: &'a str) -> &'a str {
+    spec.target_namespace.as_deref().unwrap_or(pipeline_namespace)
+}
+
+/// `labels` are those of the pipeline's namespace at the hub.
+pub fn namespace_allowed(
+    environment: &EnvironmentSpec,
+    pipeline_namespace: &str,
+    labels: &BTreeMap<String, String>,
+    target: &str,
+) -> Result<(), NotAllowed> {
+    let selecting: Vec<_> = environment
+        .allowed_pipelines
+        .iter()
+        // A selector that cannot be read selects nothing.
+        .filter(|entry| Selector::try_from(entry.namespace_selector.clone()).is_ok_and(|s| s.matches(labels)))
+        .collect();
+    let pipeline_namespace = pipeline_namespace.to_owned();
+    if selecting.is_empty() {
+        return Err(NotAllowed::NotSelected { pipeline_namespace });
+    }
+    let own = target == pipeline_namespace;
+    if own || selecting.iter().any(|entry| entry.target_namespaces.iter().any(|n| n == target)) {
+        return Ok(());
+    }
+    Err(NotAllowed::Target { pipeline_namespace, target: target.to_owned() })
+}
+
+/// A workload in an environment, as a pipeline wants it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Claim {
+    pub environment: String,
+    pub namespace: String,
+    pub workload: String,
+}
+
+/// What a pipeline claims: in environments that let it, so that nobody can block another team's
+/// service by naming it.
+pub fn claims(spec: &PipelineSpec, pipeline_namespace: &str, allowed: impl Fn(&str) -> bool) -> BTreeSet<Claim> {
+    spec.stages
+        .iter()
+        .flat_map(|stage| &stage.environments)
+        .filter(|environment| allowed(environment))
+        .map(|environment| Claim {
+            environment: environment.clone(),
+            namespace: target_namespace(spec, pipeline_namespace).to_owned(),
+            workload: spec.workload.name.clone(),
+        })
+        .collect()
+}
+
+/// The pipelines (`namespace/name`) of `all` that claim what `mine` claims.
+pub fn ambiguous<'a>(
+    me: &str,
+    mine: &BTreeSet<Claim>,
+    all: impl IntoIterator<Item = (&'a str, &'a BTreeSet<Claim>)>,
+) -> Vec<String> {
+    all.into_iter()
+        .filter(|(name, theirs)| *name != me && !mine.is_disjoint(theirs))
+        .map(|(name, _)| name.to_owned())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
+
+    use super::*;
+    use crate::api::{AllowedPipelines, MetricsSource, Span};
+
+    fn environment(allowed: Vec<(LabelSelector, &[&str])>) -> EnvironmentSpec {
+        EnvironmentSpec {
+            policy: "p".into(),
+            metrics: MetricsSource {
+                prometheus: "http://prometheus".into(),
+                pod_label: "pod".into(),
+                namespace_label: "namespace".into(),
+                scrape_interval: Span::from_secs(1),
+                gateway: None,
+            },
+            allowed_pipelines: allowed
+                .into_iter()
+                .map(|(namespace_selector, targets)| AllowedPipelines {
+                    namespace_selector,
+                    target_namespaces: targets.iter().map(|t| (*t).to_owned()).collect(),
+                })
+                .collect(),
+            decommissioned: false,
+            loosen_delay: None,
+        }
+    }
+
+    fn labels(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    }
+
+    fn team(value: &str) -> LabelSelector {
+        LabelSelector { match_labels: Some(labels(&[("team", value)])), match_expressions: None }
+    }
+
+    #[test]
+    fn an_environment_without_entries_lets_nobody_in() {
+        assert!(namespace_allowed(&environment(vec![]), "acme", &labels(&[]), "acme").is_err());
+    }
+
+    #[test]
+    fn only_selected_namespaces_act_and_only_on_their_own_or_named_ones() {
+        let expression = LabelSelector {
+            match_labels: None,
+            match_expressions: Some(vec![LabelSelectorRequirement {
+                key: "tier".into(),
+                operator: "In".into(),
+                values: Some(vec!["gold".into(), "silver".into()]),
+            }]),
+        };
+        let environment = environment(vec![(team("a"), &[]), (expression, &["shared"])]);
+        for (given, target, expected) in [
+            (labels(&[("team", "a")]), "acme", true),
+            (labels(&[("team", "a")]), "shared", false),
+            (labels(&[("team", "b")]), "acme", false),
+            (labels(&[("tier", "gold")]), "shared", true),
+            (labels(&[("tier", "gold")]), "acme", true),
+            (labels(&[("tier", "gold")]), "kube-system", false),
+            (labels(&[("tier", "lead")]), "shared", false),
+        ] {
+            let answer = namespace_allowed(&environment, "acme", &given, target);
+            assert_eq!(answer.is_ok(), expected, "{given:?} on {target}: {answer:?}");
+        }
+    }
+
+    #[test]
+    fn an_unreadable_selector_selects_nothing() {
+        let broken = LabelSelector {
+            match_labels: None,
+            match_expressions: Some(vec![LabelSelectorRequirement {
+                key: "tier".into(),
+                operator: "Sometimes".into(),
+                values: None,
+            }]),
+        };
+        assert!(namespace_allowed(&environment(vec![(broken, &[])]), "acme", &labels(&[]), "acme").is_err());
+    }
+}

@@ -1,0 +1,109 @@
+//! What the hub does next for one Release: the rows of the lifecycle's Release table. One call
+//! looks at everything anew; a second call on the outcome of the first writes nothing.
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::draft::Draft;
+use super::order::admitted_at;
+use super::world::{PipelineState, World};
+use crate::api::{QuarantineSpec, ReleasePhase, ReleaseStatus, RolloutSpec};
+
+/// The next status, what is to be written for it, and why.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    pub status: ReleaseStatus,
+    pub writes: Vec<Write>,
+    pub notes: Vec<Note>,
+    /// When to look again although nothing changed.
+    pub wake_after: Option<SignedDuration>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Write {
+    /// A new intent in `env-<environment>`.
+    Create {
+        name: String,
+        spec: Box<RolloutSpec>,
+    },
+    /// An intent whose environment is gone: nobody will ever answer it.
+    Remove {
+        environment: String,
+        name: String,
+    },
+    Supersede {
+        environment: String,
+        name: String,
+        by: String,
+    },
+    Abort {
+        environment: String,
+        name: String,
+    },
+    /// Hold it because its release is held, and remember that this is why.
+    Pause {
+        environment: String,
+        name: String,
+    },
+    Resume {
+        environment: String,
+        name: String,
+    },
+    Quarantine {
+        name: String,
+        spec: Box<QuarantineSpec>,
+    },
+}
+
+/// One decision for people: also the Event's reason and the metric's label.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    pub reason: &'static str,
+    pub environment: Option<String>,
+    pub message: String,
+}
+
+pub fn plan(world: &World<'_>) -> Plan {
+    let mut draft = Draft::new(world);
+    let spec = &world.release.spec;
+    let phase = draft.phase();
+    let undoable = matches!(phase, ReleasePhase::Promoted | ReleasePhase::RolledBack | ReleasePhase::Stopped);
+    if phase.is_terminal() && !(spec.undo && undoable) {
+        return draft.rest();
+    }
+    draft.follow_rollouts();
+    draft.quarantine_breaches();
+    if spec.undo {
+        draft.undo();
+    } else if spec.abort {
+        draft.withdraw("withdrawn by a person");
+    } else if world.pipeline == PipelineState::Going {
+        draft.withdraw("its pipeline is deleted");
+    } else if draft.breached().is_some() {
+        draft.go_back();
+    } else if let Some(newer) = superseding(world) {
+        draft.give_way(&newer);
+    } else if draft.ended_badly().is_some() {
+        draft.stop();
+    } else if draft.status.admitted_at.is_none() {
+        draft.verify();
+        if draft.status.admitted_at.is_some() {
+            draft.ship();
+        }
+    } else {
+        draft.ship();
+    }
+    draft.follow_pause();
+    draft.finish()
+}
+
+/// The release that was admitted after this one and ships or has shipped.
+fn superseding(world: &World<'_>) -> Option<String> {
+    let mine: Timestamp = admitted_at(world.release)?;
+    world
+        .others
+        .iter()
+        .filter(|other| admitted_at(other).is_some_and(|theirs| theirs > mine))
+        .filter(|other| super::order::phase(other).is_some_and(|p| p.is_shipping() || p == ReleasePhase::Promoted))
+        .max_by_key(|other| admitted_at(other))
+        .and_then(|other| other.metadata.name.clone())
+}

@@ -1,0 +1,235 @@
+//! Stage by stage: which environment starts now, and what every other one waits for.
+
+use kube::ResourceExt;
+
+use super::draft::{Draft, Leg, breach_of, is_over};
+use super::order::{self, admitted_at};
+use super::plan::Write;
+use super::world::PipelineState;
+use super::{quarantined, rollout_name, target_namespace};
+use crate::api::{ReleaseImage, ReleasePhase, RollbackScope, Rollout, RolloutReason, RolloutSpec, VerdictDecision};
+
+impl<'a> Draft<'_, 'a> {
+    pub fn ship(&mut self) {
+        self.follow_verdicts();
+        let stages = self.world.release.spec.snapshot.stages.clone();
+        let mut waits: Vec<String> = Vec::new();
+        let mut started = self.legs.iter().any(Leg::in_flight);
+        let mut done = 0;
+        for (index, stage) in stages.iter().enumerate() {
+            self.status.stage = Some(stage.name.clone());
+            let legs: Vec<Leg<'a>> = self.legs.iter().filter(|leg| leg.stage == index).cloned().collect();
+            let untouched = legs.iter().all(|leg| leg.ship.is_none());
+            if untouched && stage.require_approval && !self.approved(&stage.name) {
+                waits.push(format!("stage '{}' waits for an Approval that names it", stage.name));
+                break;
+            }
+            for leg in legs.iter().filter(|leg| leg.ship.is_none()) {
+                match self.may_start(leg) {
+                    Ok(()) => {
+                        self.start(leg);
+                        started = true;
+                    }
+                    Err((reason, why)) => {
+                        let line = format!("{}: {why}", leg.environment);
+                        self.hold(leg, reason, &why);
+                        waits.push(line);
+                    }
+                }
+            }
+            if !legs.iter().all(Leg::promoted) {
+                break;
+            }
+            done += 1;
+            if done < stages.len() && !self.soaked(&legs, index, &mut waits) {
+                break;
+            }
+        }
+        let stage = self.status.stage.clone().unwrap_or_default();
+        if done == stages.len() {
+            self.status.stage = None;
+            self.set(ReleasePhase::Promoted, "promoted in every environment");
+        } else if let Some(denied) = self.turned() {
+            // Its own verdict ended it; what is in flight finishes first.
+            let phase = if started { ReleasePhase::Shipping } else { ReleasePhase::Stopped };
+            self.set(phase, format!("{denied}: later stages do not start"));
+        } else if started {
+            let tail = if waits.is_empty() { String::new() } else { format!("; {}", waits.join("; ")) };
+            self.set(ReleasePhase::Shipping, format!("stage '{stage}' is under way{tail}"));
+        } else {
+            self.set(ReleasePhase::Waiting, waits.join("; "));
+        }
+    }
+
+    fn soaked(&mut self, legs: &[Leg<'_>], stage: usize, waits: &mut Vec<String>) -> bool {
+        let Some(stage) = self.world.release.spec.snapshot.stages.get(stage) else { return true };
+        let last = legs
+            .iter()
+            .filter_map(|leg| self.status.environments.iter().find(|e| e.environment == leg.environment))
+            .filter_map(|e| e.promoted_at.as_ref().map(|t| t.0))
+            .max();
+        let until = last.and_then(|at| at.checked_add(stage.soak.signed()).ok());
+        match until {
+            Some(until) if until > self.world.now => {
+                waits.push(format!("stage '{}' soaks for {} (until {until:.0})", stage.name, stage.soak));
+                self.wake_at(until);
+                false
+            }
+            _ => true,
+        }
+    }
+
+    /// The environment whose verdict turned to a final Deny before anything started there.
+    fn turned(&self) -> Option<String> {
+        self.legs.iter().filter(|leg| leg.ship.is_none()).find_map(|leg| {
+            let finding = self.world.verdicts.get(&leg.environment)?;
+            let ended = finding.decision == VerdictDecision::Deny && !finding.retryable;
+            ended.then(|| format!("{} denies it now: {}", leg.environment, finding.reasons.join("; ")))
+        })
+    }
+
+    fn hold(&mut self, leg: &Leg<'_>, reason: &'static str, why: &str) {
+        let message = format!("{reason}: {why}");
+        let known = self.progress(&leg.environment).is_some_and(|p| p.message.as_deref() == Some(message.as_str()));
+        if !known {
+            self.note(reason, Some(&leg.environment), why);
+        }
+        if let Some(progress) = self.progress(&leg.environment) {
+            progress.message = Some(message);
+        }
+    }
+
+    fn may_start(&self, leg: &Leg<'_>) -> Result<(), (&'static str, String)> {
+        let world = self.world;
+        let spec = &world.release.spec;
+        let environment = leg.environment.as_str();
+        if spec.paused {
+            return Err(("Paused", "the release is paused by a person".into()));
+        }
+        if let PipelineState::Refused(why) = &world.pipeline {
+            return Err(("PipelineRefused", why.clone()));
+        }
+        let Some(place) = world.environments.get(environment) else {
+            return Err(("EnvironmentMissing", format!("there is no Environment '{environment}'")));
+        };
+        if place.deleting {
+            return Err(("EnvironmentDeleting", "the Environment is being deleted".into()));
+        }
+        if let Err(why) = &place.allowed {
+            return Err(("NamespaceNotAllowed", why.clone()));
+        }
+        match world.verdicts.get(environment) {
+            Some(finding) if finding.decision == VerdictDecision::Allow => {}
+            Some(finding) => {
+                return Err(("NotAllowed", format!("{:?}: {}", finding.decision, finding.reasons.join("; "))));
+            }
+            None => return Err(("NotVerified", "not verified yet under its policy".into())),
+        }
+        if let Some(found) = quarantined(world.quarantines.iter().copied(), &spec.images, &[environment]) {
+            return Err(("Quarantined", format!("{}: {}", found.name_any(), found.spec.reason)));
+        }
+        if let Some(other) = self.occupant(leg) {
+            return Err(("WorkloadBusy", format!("{other} is not finished there yet")));
+        }
+        if let Some(other) = self.rollback_awaited() {
+            return Err(("RollbackAwaited", format!("{other} is going back first")));
+        }
+        if !place.spoke_ready {
+            return Err(("SpokeNotReady", "its spoke does not report".into()));
+        }
+        Ok(())
+    }
+
+    /// Another Rollout that still acts on the workload there.
+    fn occupant(&self, leg: &Leg<'_>) -> Option<String> {
+        let mine = rollout_name(self.name(), self.world.release.spec.attempt);
+        self.world
+            .rollouts
+            .iter()
+            .filter(|r| r.spec.environment == leg.environment && !is_over(r))
+            .map(|r| r.name_any())
+            .find(|name| *name != mine)
+    }
+
+    /// Another release that goes back or is about to: its rollback is awaited first.
+    fn rollback_awaited(&self) -> Option<String> {
+        let going_back = |release: &&&crate::api::Release| {
+            let name = release.name_any();
+            match order::phase(release) {
+                Some(ReleasePhase::RollingBack) => true,
+                Some(phase) if phase.is_shipping() => {
+                    // Reported by a spoke, not yet answered by a plan of that release.
+                    let current = rollout_name(&name, release.spec.attempt);
+                    self.world.rollouts.iter().any(|r| r.name_any() == current && breach_of(r))
+                }
+                _ => false,
+            }
+        };
+        self.world.others.iter().find(going_back).map(|r| r.name_any())
+    }
+
+    fn start(&mut self, leg: &Leg<'_>) {
+        let name = rollout_name(self.name(), self.world.release.spec.attempt);
+        let spec = self.intent(&leg.environment, RolloutReason::Ship, None);
+        self.note("RolloutStarted", Some(&leg.environment), format!("{name} starts in {}", leg.environment));
+        if let Some(progress) = self.progress(&leg.environment) {
+            progress.rollout = Some(name.clone());
+            progress.phase = None;
+            progress.weight = None;
+            progress.message = Some("the environment has not answered yet".into());
+        }
+        self.writes.push(Write::Create { name, spec: Box::new(spec) });
+    }
+
+    /// The intent for an environment: this release's images, or for a rollback the target's.
+    pub fn intent(&self, environment: &str, reason: RolloutReason, target: Option<Vec<ReleaseImage>>) -> RolloutSpec {
+        let release = self.world.release;
+        let spec = &release.spec;
+        let snapshot = &spec.snapshot;
+        let namespace = release.namespace().unwrap_or_default();
+        let revision = match &target {
+            None => spec.revision.clone(),
+            // What provenance must name is the revision of the version it goes back to.
+            Some(images) => {
+                self.world.others.iter().find(|o| o.spec.images == *images).and_then(|o| o.spec.revision.clone())
+            }
+        };
+        let alpha_share = match (reason, snapshot.rollback) {
+            (RolloutReason::Ship, RollbackScope::Release) => 1.0 / self.legs.len().max(1) as f64,
+            _ => 1.0,
+        };
+        RolloutSpec {
+            environment: environment.to_owned(),
+            pipeline_namespace: namespace.clone(),
+            pipeline: spec.pipeline.clone(),
+            release: release.name_any(),
+            attempt: spec.attempt,
+            reason,
+            namespace: target_namespace(snapshot, &namespace).to_owned(),
+            images: target.unwrap_or_else(|| spec.images.clone()),
+            revision,
+            workload: snapshot.workload.clone(),
+            service: snapshot.service.clone(),
+            route: snapshot.route.clone(),
+            strategy: snapshot.strategy.clone(),
+            objectives: snapshot.objectives.clone(),
+            alpha_share,
+            max_weight: 100,
+            superseded_by: None,
+            paused: false,
+            abort: false,
+            promote_through: None,
+        }
+    }
+
+    /// A release admitted later that has come to this environment: it, not we, says what runs there.
+    pub fn overtaken(&self, environment: &str) -> Option<String> {
+        let mine = self.status.admitted_at.as_ref().map(|t| t.0);
+        let later = self.world.others.iter().filter(|o| admitted_at(o) > mine);
+        let there = |name: &str| {
+            let of = |r: &&&Rollout| r.spec.environment == environment && r.spec.release == name;
+            self.world.rollouts.iter().any(|r| of(&r))
+        };
+        later.map(|o| o.name_any()).find(|name| there(name))
+    }
+}
