@@ -4,6 +4,8 @@
 pub mod cli;
 pub mod clock;
 pub mod connect;
+pub mod github;
+pub mod hub;
 pub mod lease;
 pub mod ledger;
 pub mod metrics;

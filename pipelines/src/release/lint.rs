@@ -1,8 +1,9 @@
 //! What is wrong with a pipeline beyond its shape: said before anything ships.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::api::PipelineSpec;
+use crate::api::{MetricsSource, PipelineSpec, Span};
+use crate::judge::selector::lint;
 
 /// Why a pipeline ships nothing until it is mended; the variant's name is the reason told.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -21,8 +22,8 @@ pub enum Refusal {
     ContainerTwice { container: String },
     #[error("{others} claims the same workload: only one pipeline may")]
     AmbiguousPipelines { others: String },
-    #[error("objective '{objective}', {field}: {why}")]
-    Selector { objective: String, field: &'static str, why: String },
+    #[error("{0}")]
+    Objective(String),
     #[error("the weights of strategy.steps must rise: {from} is followed by {to}")]
     StepsFall { from: u8, to: u8 },
 }
@@ -37,7 +38,7 @@ impl Refusal {
             Refusal::ReservedStage { .. } => "ReservedStage",
             Refusal::ContainerTwice { .. } => "ContainerTwice",
             Refusal::AmbiguousPipelines { .. } => "AmbiguousPipelines",
-            Refusal::Selector { .. } => "BadSelector",
+            Refusal::Objective(_) => "BadObjective",
             Refusal::StepsFall { .. } => "StepsFall",
         }
     }
@@ -45,7 +46,11 @@ impl Refusal {
 
 /// Everything that is wrong. `environments`: those that exist; none given skips that check (a file
 /// that is linted away from its hub).
-pub fn refusals(name: &str, spec: &PipelineSpec, environments: Option<&BTreeSet<String>>) -> Vec<Refusal> {
+pub fn refusals(
+    name: &str,
+    spec: &PipelineSpec,
+    environments: Option<&BTreeMap<String, MetricsSource>>,
+) -> Vec<Refusal> {
     let mut found = Vec::new();
     if name.len() > 48 {
         found.push(Refusal::NameTooLong(name.len()));
@@ -62,7 +67,7 @@ pub fn refusals(name: &str, spec: &PipelineSpec, environments: Option<&BTreeSet<
             if !seen.insert(environment.as_str()) {
                 found.push(Refusal::EnvironmentTwice { environment: environment.clone() });
             }
-            if environments.is_some_and(|known| !known.contains(environment)) {
+            if environments.is_some_and(|known| !known.contains_key(environment)) {
                 let (stage, environment) = (stage.name.clone(), environment.clone());
                 found.push(Refusal::UnknownEnvironment { stage, environment });
             }
@@ -82,26 +87,27 @@ pub fn refusals(name: &str, spec: &PipelineSpec, environments: Option<&BTreeSet<
             found.push(Refusal::StepsFall { from: *from, to: *to });
         }
     }
-    for objective in &spec.objectives {
-        for (field, text) in [("total", &objective.ratio.total), ("errors", &objective.ratio.errors)] {
-            if let Err(why) = plain_selector(text) {
-                found.push(Refusal::Selector { objective: objective.name.clone(), field, why });
-            }
-        }
+    let any = any_source();
+    let mut sources: Vec<&MetricsSource> =
+        environments.map(|known| seen.iter().filter_map(|e| known.get(*e)).collect()).unwrap_or_default();
+    if sources.is_empty() {
+        sources.push(&any);
     }
+    let mut lines = BTreeSet::new();
+    for source in sources {
+        lines.extend(lint(&spec.objectives, source));
+    }
+    found.extend(lines.into_iter().map(Refusal::Objective));
     found
 }
 
-/// A selector of raw counters: no function, no range, no offset.
-fn plain_selector(text: &str) -> Result<(), String> {
-    use promql_parser::parser::{Expr, parse};
-    match parse(text).map_err(|error| format!("not PromQL: {error}"))? {
-        Expr::VectorSelector(selector) if selector.offset.is_some() || selector.at.is_some() => {
-            Err("offset and @ are not allowed: counters are read as they are now".into())
-        }
-        Expr::VectorSelector(_) => Ok(()),
-        _ => {
-            Err("only a plain selector of a raw counter is allowed, such as http_requests_total{code=~\"5..\"}".into())
-        }
+/// The label names that most servers use, where no environment says otherwise.
+fn any_source() -> MetricsSource {
+    MetricsSource {
+        prometheus: "http://prometheus".into(),
+        pod_label: "pod".into(),
+        namespace_label: "namespace".into(),
+        scrape_interval: Span::from_secs(15),
+        gateway: None,
     }
 }

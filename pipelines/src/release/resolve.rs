@@ -12,7 +12,7 @@ use super::wanted::{Lookup, PipelineView, Wanted, reference, wanted};
 use super::{quarantined, release_name};
 use crate::api::{
     BuildEventPhase, BuildEventSpec, BuildEventStatus, EventImage, EventSourceSpec, Quarantine, Release, ReleaseImage,
-    ReleasePhase, ReleaseSpec, names,
+    ReleasePhase, ReleaseSpec, Span, names,
 };
 
 /// How many events a Release remembers to have answered.
@@ -298,7 +298,7 @@ fn conclude(
     actions: Vec<ReleaseAction>,
     resolved: Vec<EventImage>,
 ) -> Outcome {
-    let wait = input.source.map(|s| s.wait.signed()).unwrap_or_default();
+    let wait = input.source.map_or(Span::from_secs(900), |s| s.wait).signed();
     let until = input.event.received_at.0.checked_add(wait).unwrap_or(input.now);
     let mut lines: Vec<String> = Vec::new();
     if !actions.is_empty() {

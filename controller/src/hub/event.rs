@@ -1,0 +1,53 @@
+//! One BuildEvent, until it is settled.
+
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::Api;
+use tidegate_pipelines::api::{BuildEvent, BuildEventPhase, BuildEventStatus, names};
+use tidegate_pipelines::release::{Outcome, ReleaseAction, wanted};
+
+use super::observe::ObservedEvent;
+use super::{Hub, ReconcileError, apply, observe, plan, report, status, validate};
+
+pub async fn reconcile(hub: &Hub, name: &str) -> Result<Option<Duration>, ReconcileError> {
+    let Some(observed) = observe::event(hub, name) else { return Ok(None) };
+    let views = validate::views(&hub.index, &observed.pipelines);
+    let source = observed.source.as_ref().map(|s| &s.spec);
+    let asked = wanted(&observed.event.spec, source, &views).unwrap_or_default();
+    let lookups = observe::lookups(hub, &observed.event, &views, &asked).await;
+    let outcome = plan::event(&observed, &views, &lookups);
+    apply::event(hub, &observed.event, &observed.pipelines, &outcome).await?;
+    let api: Api<BuildEvent> = Api::namespaced(hub.client.clone(), names::SYSTEM_NAMESPACE);
+    let before = observed.event.status.as_ref();
+    let after = told(before, &outcome);
+    let changed =
+        status::write(&api, &observed.event, before, &after, |event, status| event.status = Some(status)).await?;
+    if changed {
+        report::event(hub, &observed.event, &outcome);
+    }
+    Ok((outcome.phase == BuildEventPhase::Waiting).then(|| pause(&observed)))
+}
+
+fn told(before: Option<&BuildEventStatus>, outcome: &Outcome) -> BuildEventStatus {
+    let mut releases = before.map(|b| b.releases.clone()).unwrap_or_default();
+    for name in outcome.actions.iter().map(ReleaseAction::full_name) {
+        if !releases.contains(&name) {
+            releases.push(name);
+        }
+    }
+    BuildEventStatus {
+        phase: Some(outcome.phase),
+        message: Some(outcome.message.clone()),
+        releases,
+        waiting_until: outcome.waiting_until.map(Time),
+        resolved: outcome.resolved.clone(),
+        conditions: before.map(|b| b.conditions.clone()).unwrap_or_default(),
+    }
+}
+
+/// An image usually follows its push within a minute; after that nobody is in a hurry.
+fn pause(observed: &ObservedEvent) -> Duration {
+    let age = observed.now.duration_since(observed.event.spec.received_at.0).as_secs();
+    if age < 120 { Duration::from_secs(1) } else { Duration::from_secs(10) }
+}

@@ -1,0 +1,261 @@
+//! What the hub knows of its cluster: one watch per kind into a store, and which work a change
+//! calls for. Reads only.
+
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::api::Api;
+use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Client, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use tidegate_pipelines::api::{
+    Approval, Attestor, BuildEvent, Environment, EventSource, Pipeline, Quarantine, Release, Rollout, TrustRoot,
+    VerificationPolicy, names,
+};
+use tokio::sync::mpsc;
+
+use super::queue::Key;
+
+/// Name of the Lease by which a spoke says that it is alive, in `env-<name>`.
+pub const SPOKE_LEASE: &str = "spoke";
+
+#[derive(Clone)]
+pub struct Index {
+    pub events: Store<BuildEvent>,
+    pub sources: Store<EventSource>,
+    pub pipelines: Store<Pipeline>,
+    pub releases: Store<Release>,
+    pub approvals: Store<Approval>,
+    pub rollouts: Store<Rollout>,
+    pub environments: Store<Environment>,
+    pub policies: Store<VerificationPolicy>,
+    pub attestors: Store<Attestor>,
+    pub trust_roots: Store<TrustRoot>,
+    pub quarantines: Store<Quarantine>,
+    pub namespaces: Store<Namespace>,
+    pub leases: Store<Lease>,
+}
+
+type Watch = BoxFuture<'static, ()>;
+
+fn open<K>(
+    api: Api<K>,
+    config: watcher::Config,
+) -> (Store<K>, impl FnOnce(mpsc::Sender<Key>, Index, fn(&Index, &K) -> Vec<Key>) -> Watch)
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
+{
+    let (reader, writer) = reflector::store();
+    let start = move |keys: mpsc::Sender<Key>, index: Index, concerns: fn(&Index, &K) -> Vec<Key>| {
+        // Nobody here reads who set which field, and it is half of an object's size.
+        let stream = watcher(api, config).modify(|object| object.managed_fields_mut().clear());
+        let stream = stream.default_backoff().reflect(writer);
+        async move {
+            let mut stream = std::pin::pin!(stream);
+            while let Some(event) = stream.next().await {
+                let object = match event {
+                    Ok(
+                        watcher::Event::Apply(object)
+                        | watcher::Event::InitApply(object)
+                        | watcher::Event::Delete(object),
+                    ) => object,
+                    Ok(_) => continue,
+                    Err(error) => {
+                        tracing::warn!(kind = %K::kind(&()), %error, "watch interrupted");
+                        continue;
+                    }
+                };
+                for key in concerns(&index, &object) {
+                    if keys.send(key).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+        .boxed()
+    };
+    (reader, start)
+}
+
+impl Index {
+    /// The stores, and the watches that fill them, to be run by the caller.
+    pub fn open(client: &Client, keys: &mpsc::Sender<Key>) -> (Index, Vec<Watch>) {
+        let system = names::SYSTEM_NAMESPACE;
+        let all = watcher::Config::default;
+        let (events, on_events) = open(Api::namespaced(client.clone(), system), all());
+        let (sources, on_sources) = open(Api::namespaced(client.clone(), system), all());
+        let (pipelines, on_pipelines) = open(Api::all(client.clone()), all());
+        let (releases, on_releases) = open(Api::all(client.clone()), all());
+        let (approvals, on_approvals) = open(Api::all(client.clone()), all());
+        let (rollouts, on_rollouts) = open(Api::all(client.clone()), all());
+        let (environments, on_environments) = open(Api::all(client.clone()), all());
+        let (policies, on_policies) = open(Api::all(client.clone()), all());
+        let (attestors, on_attestors) = open(Api::all(client.clone()), all());
+        let (trust_roots, on_trust_roots) = open(Api::all(client.clone()), all());
+        let (quarantines, on_quarantines) = open(Api::all(client.clone()), all());
+        let (namespaces, on_namespaces) = open(Api::all(client.clone()), all());
+        let heartbeats = all().fields(&format!("metadata.name={SPOKE_LEASE}"));
+        let (leases, on_leases) = open(Api::all(client.clone()), heartbeats);
+        let index = Index {
+            events,
+            sources,
+            pipelines,
+            releases,
+            approvals,
+            rollouts,
+            environments,
+            policies,
+            attestors,
+            trust_roots,
+            quarantines,
+            namespaces,
+            leases,
+        };
+        let (k, i) = (|| keys.clone(), || index.clone());
+        let watches = vec![
+            on_events(k(), i(), |_, e| vec![Key::Event(e.name_any())]),
+            on_sources(k(), i(), |index, _| index.open_events()),
+            on_pipelines(k(), i(), Index::of_pipeline),
+            on_releases(k(), i(), Index::of_release),
+            on_approvals(k(), i(), |_, a| {
+                vec![Key::Release(a.namespace().unwrap_or_default(), a.spec.release.clone())]
+            }),
+            on_rollouts(k(), i(), Index::of_rollout),
+            on_environments(k(), i(), Index::of_environment),
+            on_policies(k(), i(), |index, _| index.open_releases(|_| true)),
+            on_attestors(k(), i(), |index, _| index.open_releases(|_| true)),
+            on_trust_roots(k(), i(), |index, _| index.open_releases(|_| true)),
+            on_quarantines(k(), i(), |index, _| index.open_releases(|_| true)),
+            on_namespaces(k(), i(), Index::of_namespace),
+            on_leases(k(), i(), Index::of_lease),
+        ];
+        (index, watches)
+    }
+
+    /// Resolves when every store holds what the API server had; false if a watch ended before.
+    pub async fn ready(&self) -> bool {
+        let (a, b, c, d) = tokio::join!(
+            self.events.wait_until_ready(),
+            self.sources.wait_until_ready(),
+            self.pipelines.wait_until_ready(),
+            self.releases.wait_until_ready()
+        );
+        let (e, f, g, h) = tokio::join!(
+            self.approvals.wait_until_ready(),
+            self.rollouts.wait_until_ready(),
+            self.environments.wait_until_ready(),
+            self.policies.wait_until_ready()
+        );
+        let (i, j, k, l, m) = tokio::join!(
+            self.attestors.wait_until_ready(),
+            self.trust_roots.wait_until_ready(),
+            self.quarantines.wait_until_ready(),
+            self.namespaces.wait_until_ready(),
+            self.leases.wait_until_ready()
+        );
+        [a, b, c, d, e, f, g, h, i, j, k, l, m].iter().all(Result::is_ok)
+    }
+
+    pub fn event(&self, name: &str) -> Option<Arc<BuildEvent>> {
+        self.events.get(&ObjectRef::new(name).within(names::SYSTEM_NAMESPACE))
+    }
+
+    pub fn release(&self, namespace: &str, name: &str) -> Option<Arc<Release>> {
+        self.releases.get(&ObjectRef::new(name).within(namespace))
+    }
+
+    pub fn pipeline(&self, namespace: &str, name: &str) -> Option<Arc<Pipeline>> {
+        self.pipelines.get(&ObjectRef::new(name).within(namespace))
+    }
+
+    fn open_events(&self) -> Vec<Key> {
+        let open = |event: &BuildEvent| {
+            use tidegate_pipelines::api::BuildEventPhase::Waiting;
+            event.status.as_ref().and_then(|s| s.phase).is_none_or(|phase| phase == Waiting)
+        };
+        self.events.state_filter(open).iter().map(|event| Key::Event(event.name_any())).collect()
+    }
+
+    /// Releases that may still move.
+    fn open_releases(&self, of: impl Fn(&Release) -> bool) -> Vec<Key> {
+        let open = |release: &Release| {
+            let status = release.status.as_ref();
+            let settled =
+                status.is_some_and(|s| s.attempt == release.spec.attempt && s.phase.is_some_and(|p| p.is_terminal()));
+            !settled && of(release)
+        };
+        let found = self.releases.state_filter(open);
+        found.iter().map(|r| Key::Release(r.namespace().unwrap_or_default(), r.name_any())).collect()
+    }
+
+    fn all_pipelines(&self) -> Vec<Key> {
+        self.pipelines.state().iter().map(|p| Key::Pipeline(p.namespace().unwrap_or_default(), p.name_any())).collect()
+    }
+
+    fn of_pipeline(&self, pipeline: &Pipeline) -> Vec<Key> {
+        let (namespace, name) = (pipeline.namespace().unwrap_or_default(), pipeline.name_any());
+        // Its claims may have made others ambiguous, or set them free.
+        let mut keys = self.all_pipelines();
+        keys.push(Key::Pipeline(namespace.clone(), name.clone()));
+        keys.extend(self.open_releases(|r| r.spec.pipeline == name && r.namespace().as_deref() == Some(&namespace)));
+        keys.extend(self.open_events());
+        keys
+    }
+
+    fn of_release(&self, release: &Release) -> Vec<Key> {
+        let namespace = release.namespace().unwrap_or_default();
+        let mut keys = vec![
+            Key::Release(namespace.clone(), release.name_any()),
+            Key::Pipeline(namespace, release.spec.pipeline.clone()),
+        ];
+        keys.extend(self.open_releases(|r| r.spec.pipeline_uid == release.spec.pipeline_uid));
+        keys
+    }
+
+    fn of_rollout(&self, rollout: &Rollout) -> Vec<Key> {
+        let spec = &rollout.spec;
+        let namespace = spec.pipeline_namespace.clone();
+        let mut keys = vec![Key::Release(namespace.clone(), spec.release.clone())];
+        keys.extend(self.open_releases(|r| {
+            r.spec.pipeline == spec.pipeline && r.namespace().as_deref() == Some(namespace.as_str())
+        }));
+        if self
+            .environments
+            .get(&ObjectRef::new(&spec.environment))
+            .is_some_and(|e| e.metadata.deletion_timestamp.is_some())
+        {
+            keys.push(Key::Environment(spec.environment.clone()));
+        }
+        keys
+    }
+
+    fn of_environment(&self, environment: &Environment) -> Vec<Key> {
+        let mut keys = vec![Key::Environment(environment.name_any())];
+        keys.extend(self.all_pipelines());
+        keys.extend(self.open_releases(|_| true));
+        keys
+    }
+
+    fn of_namespace(&self, namespace: &Namespace) -> Vec<Key> {
+        let name = namespace.name_any();
+        let mut keys = self.open_releases(|r| r.namespace().as_deref() == Some(name.as_str()));
+        keys.extend(self.all_pipelines().into_iter().filter(|k| matches!(k, Key::Pipeline(n, _) if *n == name)));
+        keys
+    }
+
+    fn of_lease(&self, lease: &Lease) -> Vec<Key> {
+        let namespace = lease.namespace().unwrap_or_default();
+        namespace.strip_prefix("env-").map(|name| Key::Environment(name.to_owned())).into_iter().collect()
+    }
+
+    /// The pipelines' namespaces, for those who ask which of them an environment selects.
+    pub fn namespaces_of_pipelines(&self) -> BTreeSet<String> {
+        self.pipelines.state().iter().filter_map(|p| p.namespace()).collect()
+    }
+}

@@ -1,0 +1,114 @@
+//! The hub: event to Release, verified, stage by stage. Each reconcile goes through six named
+//! steps: observe -> validate -> plan -> apply -> status -> report; what is decided stands in
+//! `tidegate-pipelines`. Holds no credential of any environment.
+
+pub mod apply;
+pub mod environment;
+pub mod event;
+pub mod heartbeat;
+pub mod index;
+pub mod metrics;
+pub mod observe;
+pub mod pipeline;
+pub mod plan;
+pub mod queue;
+pub mod release;
+pub mod report;
+pub mod retention;
+pub mod status;
+pub mod validate;
+pub mod verify;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use kube::Client;
+
+use crate::clock::SharedClock;
+use crate::github::Reports;
+use crate::lease::Permit;
+use crate::ledger::Ledger;
+use index::Index;
+use metrics::Metrics;
+use queue::Key;
+
+/// What every reconcile of the hub needs.
+pub struct Hub {
+    pub client: Client,
+    pub index: Index,
+    pub clock: SharedClock,
+    pub permit: Permit,
+    pub verdicts: verify::Verdicts,
+    pub heartbeats: heartbeat::Heartbeats,
+    pub ledger: Arc<dyn Ledger>,
+    pub events: report::Events,
+    pub metrics: Metrics,
+    pub github: Reports,
+    /// Admissions go one by one, each against a fresh list: of two that become ready at once, the
+    /// second sees the first.
+    pub admission: tokio::sync::Mutex<()>,
+}
+
+/// Why a reconcile did not come to its end: the step's own error.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    #[error("observe: {0}")]
+    Observe(#[from] observe::ObserveError),
+    #[error("validate: {0}")]
+    Validate(#[from] validate::ValidateError),
+    #[error("apply: {0}")]
+    Apply(#[from] apply::ApplyError),
+    #[error("status: {0}")]
+    Status(#[from] status::StatusError),
+}
+
+impl ReconcileError {
+    /// Which step failed, for the metric.
+    pub fn step(&self) -> &'static str {
+        match self {
+            ReconcileError::Observe(_) => "observe",
+            ReconcileError::Validate(_) => "validate",
+            ReconcileError::Apply(_) => "apply",
+            ReconcileError::Status(_) => "status",
+        }
+    }
+
+    /// Another writer was there first; what we hold is stale and a fresh look will do.
+    fn is_conflict(&self) -> bool {
+        match self {
+            ReconcileError::Apply(error) => error.is_conflict(),
+            ReconcileError::Status(error) => error.is_conflict(),
+            _ => false,
+        }
+    }
+}
+
+impl Hub {
+    /// Works on one key; says when to look again.
+    pub async fn reconcile(&self, key: &Key) -> queue::Next {
+        // Without the lease nothing is written; the process is about to end.
+        if !self.permit.held() {
+            return queue::Next::After(Duration::from_secs(2));
+        }
+        let outcome = match key {
+            Key::Event(name) => event::reconcile(self, name).boxed().await,
+            Key::Release(namespace, name) => release::reconcile(self, namespace, name).boxed().await,
+            Key::Pipeline(namespace, name) => pipeline::reconcile(self, namespace, name).boxed().await,
+            Key::Environment(name) => environment::reconcile(self, name).boxed().await,
+        };
+        match outcome {
+            Ok(Some(after)) => queue::Next::After(after),
+            Ok(None) => queue::Next::Idle,
+            Err(error) if error.is_conflict() => {
+                tracing::debug!(?key, %error, "stale, looking again");
+                queue::Next::Retry
+            }
+            Err(error) => {
+                self.metrics.error(error.step());
+                tracing::warn!(?key, error = %error, "reconcile failed");
+                queue::Next::Retry
+            }
+        }
+    }
+}

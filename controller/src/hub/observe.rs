@@ -1,0 +1,200 @@
+//! Step 1: what is there now. Reads stores, and where an answer must be fresh the API server or a
+//! registry. Decides nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
+use jiff::Timestamp;
+use kube::api::ListParams;
+use kube::runtime::reflector::ObjectRef;
+use kube::{Api, ResourceExt};
+use tidegate_pipelines::api::{
+    Approval, BuildEvent, BuildEventPhase, EventSource, Pipeline, PipelineSpec, Quarantine, Release, ReleasePhase,
+    Rollout, names,
+};
+use tidegate_pipelines::release::{Lookup, PipelineView, Wanted, reference};
+use tidegate_policies::image::ImageRef;
+use tidegate_policies::model::Registry;
+use tidegate_policies::registry::{Fetch, Location};
+
+use super::Hub;
+use super::verify::Findings;
+use crate::connect::{CallError, bounded};
+
+#[derive(Debug, thiserror::Error)]
+pub enum ObserveError {
+    #[error("the releases of {namespace} could not be listed: {source}")]
+    Releases { namespace: String, source: CallError },
+}
+
+pub struct ObservedEvent {
+    pub now: Timestamp,
+    pub event: Arc<BuildEvent>,
+    pub source: Option<Arc<EventSource>>,
+    pub pipelines: Vec<Arc<Pipeline>>,
+    pub releases: Vec<Arc<Release>>,
+    pub quarantines: Vec<Arc<Quarantine>>,
+}
+
+/// An event that is not settled yet.
+pub fn event(hub: &Hub, name: &str) -> Option<ObservedEvent> {
+    let event = hub.index.event(name)?;
+    let phase = event.status.as_ref().and_then(|s| s.phase);
+    if phase.is_some_and(|p| p != BuildEventPhase::Waiting) || event.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
+    let source = ObjectRef::new(&event.spec.source).within(names::SYSTEM_NAMESPACE);
+    Some(ObservedEvent {
+        now: hub.clock.now(),
+        source: hub.index.sources.get(&source),
+        pipelines: hub.index.pipelines.state(),
+        releases: hub.index.releases.state(),
+        quarantines: hub.index.quarantines.state(),
+        event,
+    })
+}
+
+/// Asks the registries, each thing once, some at a time. What the event's status holds already is
+/// not asked again: a tag may have moved since.
+pub async fn lookups(
+    hub: &Hub,
+    event: &BuildEvent,
+    pipelines: &[PipelineView<'_>],
+    wanted: &[Wanted],
+) -> BTreeMap<String, Lookup> {
+    let known = event.status.as_ref().map(|s| s.resolved.as_slice()).unwrap_or_default();
+    let mut answers = BTreeMap::new();
+    let mut open: BTreeMap<String, Vec<Registry>> = BTreeMap::new();
+    for want in wanted {
+        let asked = reference(&want.ask);
+        let same = |k: &&tidegate_pipelines::api::EventImage| {
+            k.repository == want.ask.repository
+                && k.tag == want.ask.tag
+                && (want.ask.digest.is_none() || k.digest == want.ask.digest)
+        };
+        match known.iter().find(same).and_then(|k| k.digest.clone()) {
+            Some(digest) => {
+                answers.insert(asked, Lookup::Found(digest));
+            }
+            None => {
+                if let Some(pipeline) = pipelines.get(want.pipeline) {
+                    open.insert(asked, registries(hub, pipeline.spec));
+                }
+            }
+        }
+    }
+    let mut asked: Vec<BoxFuture<'_, (String, Lookup)>> = Vec::new();
+    for (reference, registries) in open {
+        let fetch = hub.verdicts.verifier.fetch().clone();
+        asked.push(
+            async move {
+                let answer = look_up(&*fetch, &reference, &registries).await;
+                (reference, answer)
+            }
+            .boxed(),
+        );
+    }
+    let found: Vec<_> = futures::stream::iter(asked).buffer_unordered(4).collect().await;
+    answers.extend(found);
+    answers
+}
+
+async fn look_up(fetch: &dyn Fetch, reference: &str, registries: &[Registry]) -> Lookup {
+    let image: ImageRef = match reference.parse() {
+        Ok(image) => image,
+        Err(error) => return Lookup::Away(error.to_string()),
+    };
+    let location = Location::of(&image, registries);
+    match fetch.resolve(&location, &image).await {
+        Ok(digest) => Lookup::Found(digest.to_string()),
+        Err(error) if error.is_not_found() => Lookup::NotThere,
+        Err(error) => Lookup::Away(error.to_string()),
+    }
+}
+
+/// What the policies of the pipeline's environments say of registries. One that any of them wants
+/// spoken to over TLS is.
+fn registries(hub: &Hub, spec: &PipelineSpec) -> Vec<Registry> {
+    let policies: Vec<_> = spec
+        .stages
+        .iter()
+        .flat_map(|s| &s.environments)
+        .filter_map(|name| hub.index.environments.get(&ObjectRef::new(name)))
+        .filter_map(|environment| hub.index.policies.get(&ObjectRef::new(&environment.spec.policy)))
+        .collect();
+    let says = |p: &tidegate_pipelines::api::VerificationPolicy, host: &str| {
+        p.spec.policy.registries.iter().any(|r| r.insecure && r.host.eq_ignore_ascii_case(host))
+    };
+    let hosts = policies.iter().flat_map(|p| &p.spec.policy.registries).map(|r| r.host.clone());
+    hosts.map(|host| Registry { insecure: policies.iter().all(|p| says(p, &host)), host }).collect()
+}
+
+pub struct ObservedRelease {
+    pub now: Timestamp,
+    pub release: Arc<Release>,
+    pub pipeline: Option<Arc<Pipeline>>,
+    pub others: Vec<Arc<Release>>,
+    pub rollouts: Vec<Arc<Rollout>>,
+    pub approvals: Vec<Arc<Approval>>,
+    pub quarantines: Vec<Arc<Quarantine>>,
+    pub findings: Findings,
+}
+
+pub async fn release(hub: &Hub, namespace: &str, name: &str) -> Option<ObservedRelease> {
+    let release = hub.index.release(namespace, name)?;
+    if release.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
+    let spec = &release.spec;
+    let rollouts =
+        hub.index.rollouts.state_filter(|r| r.spec.pipeline_namespace == namespace && r.spec.pipeline == spec.pipeline);
+    let findings = if needs_findings(&release, &rollouts) {
+        hub.verdicts.of(hub, &release).await
+    } else {
+        hub.verdicts.kept(hub, &release).await
+    };
+    Some(ObservedRelease {
+        now: hub.clock.now(),
+        pipeline: hub.index.pipeline(namespace, &spec.pipeline),
+        others: hub.index.releases.state_filter(|r| {
+            r.spec.pipeline_uid == spec.pipeline_uid
+                && r.namespace().as_deref() == Some(namespace)
+                && r.name_any() != name
+        }),
+        approvals: hub.index.approvals.state_filter(|a| a.namespace().as_deref() == Some(namespace)),
+        quarantines: hub.index.quarantines.state(),
+        rollouts,
+        findings,
+        release,
+    })
+}
+
+/// Verification may wait for a slow registry. While something of the release is in flight nobody
+/// waits for that: a breach is to be answered at once, and nothing new starts meanwhile.
+fn needs_findings(release: &Release, rollouts: &[Arc<Rollout>]) -> bool {
+    let status = release.status.as_ref().filter(|s| s.attempt == release.spec.attempt);
+    let phase = status.and_then(|s| s.phase).unwrap_or(ReleasePhase::Verifying);
+    let name = release.name_any();
+    let over = |r: &Rollout| r.status.as_ref().and_then(|s| s.phase).is_some_and(|p| p.is_terminal());
+    let in_flight = rollouts.iter().any(|r| r.spec.release == name && !over(r));
+    let stopping = release.spec.abort || release.spec.undo;
+    match phase {
+        ReleasePhase::Verifying | ReleasePhase::Downgrade => !stopping,
+        ReleasePhase::Shipping | ReleasePhase::Waiting => !stopping && !in_flight,
+        _ => false,
+    }
+}
+
+/// The same, with the siblings as the API server has them now.
+pub async fn freshened(hub: &Hub, observed: ObservedRelease) -> Result<ObservedRelease, ObserveError> {
+    let namespace = observed.release.namespace().unwrap_or_default();
+    let api: Api<Release> = Api::namespaced(hub.client.clone(), &namespace);
+    let listed = bounded(api.list(&ListParams::default()))
+        .await
+        .map_err(|source| ObserveError::Releases { namespace, source })?;
+    let (name, uid) = (observed.release.name_any(), observed.release.spec.pipeline_uid.clone());
+    let siblings = listed.items.into_iter().filter(|r| r.spec.pipeline_uid == uid && r.name_any() != name);
+    Ok(ObservedRelease { others: siblings.map(Arc::new).collect(), ..observed })
+}

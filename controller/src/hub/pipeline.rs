@@ -1,0 +1,33 @@
+//! One Pipeline: whether it is sound, what it ships, and its deletion.
+
+use std::time::Duration;
+
+use kube::{Api, ResourceExt};
+use tidegate_pipelines::api::Pipeline;
+
+use super::{Hub, ReconcileError, apply, plan, status, validate};
+
+pub async fn reconcile(hub: &Hub, namespace: &str, name: &str) -> Result<Option<Duration>, ReconcileError> {
+    let Some(pipeline) = hub.index.pipeline(namespace, name) else { return Ok(None) };
+    let uid = pipeline.uid().ok_or_else(|| validate::ValidateError::NoUid(name.to_owned()))?;
+    let mut standings = validate::standings(&hub.index, &hub.index.pipelines.state());
+    let standing = standings.remove(&format!("{namespace}/{name}")).unwrap_or_default();
+    let releases = hub.index.releases.state_filter(|r| r.spec.pipeline_uid == uid);
+    let rollouts = hub.index.rollouts.state_filter(|r| {
+        let place = kube::runtime::reflector::ObjectRef::new(&r.spec.environment);
+        // Nobody is left who could answer for an environment that is gone.
+        let answers = hub.index.environments.get(&place).is_some();
+        r.spec.pipeline_namespace == namespace && r.spec.pipeline == name && answers
+    });
+    let plan = plan::pipeline(&pipeline, &standing, &releases, &rollouts, hub.clock.now());
+    let api: Api<Pipeline> = Api::namespaced(hub.client.clone(), namespace);
+    status::write(&api, &pipeline, pipeline.status.as_ref(), &plan.status, |p, s| p.status = Some(s)).await?;
+    if plan.finalizer != plan::Finalizer::Keep {
+        // The status write moved its resourceVersion; over the newer object, at the next look.
+        let fresh = crate::connect::bounded(api.get_opt(name)).await;
+        if let Ok(Some(fresh)) = fresh {
+            apply::finalizer(&api, &fresh, plan.finalizer).await?;
+        }
+    }
+    Ok(None)
+}

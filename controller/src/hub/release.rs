@@ -1,0 +1,45 @@
+//! One Release, from verification to its end.
+
+use std::time::Duration;
+
+use kube::Api;
+use tidegate_pipelines::api::Release;
+use tidegate_pipelines::release::Plan;
+
+use super::observe::ObservedRelease;
+use super::{Hub, ReconcileError, apply, observe, plan, report, status, validate};
+
+pub async fn reconcile(hub: &Hub, namespace: &str, name: &str) -> Result<Option<Duration>, ReconcileError> {
+    let Some(observed) = observe::release(hub, namespace, name).await else { return Ok(None) };
+    let surroundings = validate::release(&hub.index, &observed)?;
+    let plan = plan::release(&observed, &surroundings);
+    let admitted = |plan: &Plan| plan.status.admitted_at.is_some() && known_admission(&observed).is_none();
+    if !admitted(&plan) {
+        return carry_out(hub, &observed, &plan).await;
+    }
+    // Which of two is newer is decided one at a time, over what the API server has now.
+    let _turn = hub.admission.lock().await;
+    let observed = observe::freshened(hub, observed).await?;
+    let plan = plan::release(&observed, &surroundings);
+    carry_out(hub, &observed, &plan).await
+}
+
+fn known_admission(observed: &ObservedRelease) -> Option<jiff::Timestamp> {
+    let status = observed.release.status.as_ref()?;
+    let current = status.attempt == observed.release.spec.attempt;
+    status.admitted_at.as_ref().filter(|_| current).map(|t| t.0)
+}
+
+async fn carry_out(hub: &Hub, observed: &ObservedRelease, plan: &Plan) -> Result<Option<Duration>, ReconcileError> {
+    apply::release(hub, &observed.release, &plan.writes).await?;
+    let namespace = observed.release.metadata.namespace.clone().unwrap_or_default();
+    let api: Api<Release> = Api::namespaced(hub.client.clone(), &namespace);
+    let before = observed.release.status.as_ref();
+    let changed = status::write(&api, &observed.release, before, &plan.status, |r, s| r.status = Some(s)).await?;
+    if changed {
+        report::release(hub, observed, plan);
+    }
+    let planned = plan.wake_after.map(|d| d.unsigned_abs());
+    let verifying = observed.findings.again_after.filter(|_| !plan.status.phase.is_some_and(|p| p.is_terminal()));
+    Ok(planned.into_iter().chain(verifying).min())
+}

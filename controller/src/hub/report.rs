@@ -1,0 +1,165 @@
+//! Step 6: what was decided, told: DecisionRecord, Event, metric, GitHub. Never waits for any of
+//! those who are told.
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::runtime::reflector::ObjectRef;
+use kube::{Client, Resource, ResourceExt};
+use serde_json::json;
+use tidegate_pipelines::api::{BuildEvent, EnvironmentProgress, Release, RolloutPhase, names};
+use tidegate_pipelines::release::{Note, Outcome, Plan};
+use tokio::sync::mpsc;
+
+use super::Hub;
+use super::observe::ObservedRelease;
+use crate::connect::bounded;
+use crate::github::{Report, State};
+use crate::ledger::DecisionRecord;
+
+/// Kubernetes Events, published in the background.
+#[derive(Clone)]
+pub struct Events {
+    line: mpsc::Sender<(Event, ObjectReference)>,
+}
+
+impl Events {
+    /// The line, and the work that empties it, to be run by the caller.
+    pub fn open(client: Client) -> (Events, impl Future<Output = ()> + Send) {
+        let (line, mut waiting) = mpsc::channel::<(Event, ObjectReference)>(256);
+        let recorder = Recorder::new(client, Reporter { controller: "tidegate-hub".into(), instance: None });
+        let publish = async move {
+            while let Some((event, about)) = waiting.recv().await {
+                if let Err(error) = bounded(recorder.publish(&event, &about)).await {
+                    tracing::debug!(%error, reason = %event.reason, "an Event was not published");
+                }
+            }
+        };
+        (Events { line }, publish)
+    }
+
+    /// Dropped when the line is full: the record and the status hold it as well.
+    fn tell(&self, about: ObjectReference, reason: &str, note: &str, warning: bool) {
+        let event = Event {
+            type_: if warning { EventType::Warning } else { EventType::Normal },
+            reason: reason.to_owned(),
+            note: Some(note.chars().take(1000).collect()),
+            action: reason.to_owned(),
+            secondary: None,
+        };
+        if self.line.try_send((event, about)).is_err() {
+            tracing::debug!(reason, "an Event was dropped, the line is full");
+        }
+    }
+}
+
+pub fn event(hub: &Hub, event: &BuildEvent, outcome: &Outcome) {
+    hub.metrics.event(outcome.reason);
+    hub.ledger.record(&DecisionRecord {
+        at: hub.clock.now(),
+        actor: "hub".into(),
+        subject: format!("BuildEvent {}/{}", names::SYSTEM_NAMESPACE, event.name_any()),
+        reason: outcome.reason.into(),
+        message: outcome.message.clone(),
+        inputs: json!({
+            "source": event.spec.source,
+            "type": event.spec.type_,
+            "revision": event.spec.revision,
+            "resolved": outcome.resolved,
+        }),
+    });
+}
+
+pub fn release(hub: &Hub, observed: &ObservedRelease, plan: &Plan) {
+    let release = &observed.release;
+    let subject = format!("Release {}/{}", release.namespace().unwrap_or_default(), release.name_any());
+    let digests: Vec<String> = release.spec.images.iter().map(|i| i.reference()).collect();
+    for note in &plan.notes {
+        hub.metrics.decision(note.reason);
+        hub.ledger.record(&DecisionRecord {
+            at: observed.now,
+            actor: "hub".into(),
+            subject: subject.clone(),
+            reason: note.reason.into(),
+            message: note.message.clone(),
+            inputs: json!({
+                "attempt": release.spec.attempt,
+                "images": digests,
+                "revision": release.spec.revision,
+                "environment": note.environment,
+                "verdicts": plan.status.environments.iter().map(|e| (e.environment.clone(), e.verdict.clone())).collect::<Vec<_>>(),
+            }),
+        });
+        hub.events.tell(release.object_ref(&()), note.reason, &note.message, is_warning(note));
+    }
+    to_github(hub, release, plan);
+}
+
+fn is_warning(note: &Note) -> bool {
+    matches!(
+        note.reason,
+        "Denied"
+            | "RollingBack"
+            | "RolledBack"
+            | "Quarantined"
+            | "Stopped"
+            | "NamespaceNotAllowed"
+            | "EnvironmentMissing"
+    )
+}
+
+/// One commit status and deployment status per environment, where it changed.
+fn to_github(hub: &Hub, release: &Release, plan: &Plan) {
+    let spec = &release.spec;
+    let (Some(source), Some(repository), Some(revision)) = (&spec.event_source, &spec.repository, &spec.revision)
+    else {
+        return;
+    };
+    let source = hub.index.sources.get(&ObjectRef::new(source).within(names::SYSTEM_NAMESPACE));
+    let Some(report) = source.and_then(|s| s.spec.report.clone()) else { return };
+    let before = release.status.as_ref().filter(|s| s.attempt == spec.attempt);
+    for progress in &plan.status.environments {
+        let known = before.and_then(|s| s.environments.iter().find(|e| e.environment == progress.environment));
+        let now = state_of(progress, plan);
+        if known.is_some() && before.is_some_and(|s| known.map(|k| state_in(k, s)) == Some(now.clone())) {
+            continue;
+        }
+        let (state, description) = now;
+        hub.github.tell(Report {
+            api: report.api.clone(),
+            token: report.token.clone(),
+            repository: repository.clone(),
+            sha: revision.clone(),
+            pipeline: spec.pipeline.clone(),
+            environment: progress.environment.clone(),
+            state,
+            description,
+            attempt: spec.attempt,
+            release: release.name_any(),
+        });
+    }
+}
+
+fn state_of(progress: &EnvironmentProgress, plan: &Plan) -> (State, String) {
+    state_in(progress, &plan.status)
+}
+
+/// Phases, not weights: GitHub keeps at most 1000 statuses per commit and context.
+fn state_in(progress: &EnvironmentProgress, status: &tidegate_pipelines::api::ReleaseStatus) -> (State, String) {
+    use tidegate_pipelines::api::ReleasePhase;
+    let reasons = || progress.reasons.first().cloned().unwrap_or_default();
+    match (progress.phase, status.phase) {
+        (Some(RolloutPhase::Promoted), _) => (State::Success, "promoted".into()),
+        (Some(phase), _) if phase.is_terminal() => {
+            (State::Failure, format!("{phase:?}: {}", progress.message.clone().unwrap_or_default()))
+        }
+        (Some(phase), _) => (State::InProgress, format!("{phase:?}")),
+        (None, Some(ReleasePhase::Denied)) if progress.verdict.as_deref() == Some("Allow") => {
+            (State::Failure, "denied in another environment".into())
+        }
+        (None, Some(ReleasePhase::Denied)) => (State::Failure, format!("denied: {}", reasons())),
+        (None, Some(phase)) if phase.is_terminal() => (State::Failure, format!("{phase:?} before it started here")),
+        (None, Some(ReleasePhase::Verifying) | None) => (State::Pending, "being verified".into()),
+        (None, _) if progress.rollout.is_some() => (State::InProgress, "starting".into()),
+        (None, _) => (State::Pending, "waits for its stage".into()),
+    }
+}
