@@ -263,4 +263,20 @@ mod tests {
             assert!(bad.parse::<Range>().is_err(), "{bad}");
         }
     }
+
+    proptest::proptest! {
+        /// Whatever is compared, the order is one: else a range would depend on what it is asked.
+        #[test]
+        fn comparing_is_an_order(
+            a in "[0-9][0-9a-c.-]{0,6}", b in "[0-9][0-9a-c.-]{0,6}", c in "[0-9][0-9a-c.-]{0,6}",
+        ) {
+            for scheme in [Scheme::Maven, Scheme::Semver, Scheme::Generic] {
+                proptest::prop_assert_eq!(scheme.compare(&a, &b), scheme.compare(&b, &a).reverse());
+                proptest::prop_assert_eq!(scheme.compare(&a, &a), Ordering::Equal);
+                if scheme.compare(&a, &b).is_le() && scheme.compare(&b, &c).is_le() {
+                    proptest::prop_assert!(scheme.compare(&a, &c).is_le(), "{:?} {} {} {}", scheme, a, b, c);
+                }
+            }
+        }
+    }
 }

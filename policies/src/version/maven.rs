@@ -94,6 +94,8 @@ fn tokens(version: &str) -> Vec<Token> {
             // Nothing between two separators is a zero.
             None => Value::Number("0".to_owned()),
         };
+        // `.qualifier` is `-qualifier`: nulls before it go, `1.0.rc1` is `1-rc1`.
+        let hyphen = hyphen || matches!(value, Value::Word(_));
         out.push(Token { hyphen, value });
     };
     for c in lower.chars() {
@@ -157,6 +159,7 @@ mod tests {
             ("1-0.ga", "1.0", Ordering::Equal),
             ("1-sp", "1-ga", Ordering::Greater),
             ("1-a1", "1-alpha-1", Ordering::Equal),
+            ("1.0.rc1", "1-rc1", Ordering::Equal),
             ("2.0.0", "2", Ordering::Equal),
             ("2.17.1", "2.17.1.redhat-1", Ordering::Less),
             ("99999999999999999999", "100000000000000000000", Ordering::Less),
