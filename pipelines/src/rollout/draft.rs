@@ -63,6 +63,11 @@ impl<'a> Draft<'a> {
         self.order(Order::AfterStatus, action);
     }
 
+    /// What was to follow the status does not follow an end.
+    pub fn nothing_later(&mut self) {
+        self.actions.retain(|one| one.order == Order::BeforeStatus);
+    }
+
     /// What it does or waits for, without a decision.
     pub fn say(&mut self, code: &'static str, message: impl Into<String>) {
         self.report.push(Reason::new(code, clip(message.into())));

@@ -69,6 +69,7 @@ pub(super) fn go(d: &mut Draft<'_>) {
 
 /// Takes down what is ours and ends, in one pass: what fails keeps the phase from being written.
 pub(super) fn close(d: &mut Draft<'_>, end: RolloutPhase, message: impl Into<String>) {
+    d.nothing_later();
     let touched = d.status.started_at.is_some();
     if touched && !d.status.first_release {
         take_down(d);

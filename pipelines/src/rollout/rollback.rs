@@ -24,7 +24,7 @@ pub(super) fn back(d: &mut Draft<'_>, end: RolloutPhase, code: &'static str, why
 /// A Rollout whose reason is Rollback.
 pub(super) fn start(d: &mut Draft<'_>) {
     let to = target::choose(d).unwrap_or_default();
-    d.status.target_allowed = !to.is_empty();
+    d.status.target_allowed = d.seen.verdict.allows();
     let why = "the release is taken back here".to_owned();
     d.status.going_back = Some(GoingBack { end: RolloutPhase::RolledBack, why, quarantine: false, to });
     d.enter(RolloutPhase::RollingBack);
@@ -48,7 +48,9 @@ pub(super) fn go(d: &mut Draft<'_>) {
     if already_there(d, &back) {
         return;
     }
-    capacity::hold_stable(d);
+    if d.status.promoting != Some(PromotingStep::Returning) {
+        capacity::hold_stable(d);
+    }
     if !route_ours(d) {
         return;
     }

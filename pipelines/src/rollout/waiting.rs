@@ -1,5 +1,7 @@
 //! Before anything is touched: may it ship here, now? Writes nothing outside its own status until it starts.
 
+use std::time::Duration;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::api::{ReleaseImage, RolloutPhase, RolloutReason};
@@ -73,8 +75,12 @@ fn verdict_there(d: &mut Draft<'_>, back: bool) -> bool {
         d.status.capacity_since = Some(d.now());
     }
     let since = d.status.capacity_since.clone();
-    let limit = std::time::Duration::from_secs(d.strategy().progress_deadline_seconds.into());
-    if d.passed(&since, limit) && !back {
+    if back {
+        // A way back that waits is told and paged, as one that lacks its pods is.
+        return d.passed(&since, d.strategy().capacity_deadline.as_duration());
+    }
+    let limit = Duration::from_secs(d.strategy().progress_deadline_seconds.into());
+    if d.passed(&since, limit) {
         ending::close(d, RolloutPhase::Failed, "VerdictMissing: this environment's guard gave no verdict in time");
     }
     false

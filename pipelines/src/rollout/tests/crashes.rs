@@ -53,7 +53,7 @@ fn run(scenario: Scenario, crash: Option<(usize, bool)>) -> World {
         }
         world.tick(std::time::Duration::from_secs(1));
     }
-    world.to_end();
+    world.run_to_end();
     world
 }
 

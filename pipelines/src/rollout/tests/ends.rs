@@ -20,11 +20,11 @@ fn breach_makes_weight_zero_the_next_write_and_quarantines() {
     for kind in [BreachKind::Judge, BreachKind::HardStop, BreachKind::BurnGuard] {
         for weight in [2, 5, 25, 50, 100] {
             let mut world = World::default();
-            world.to_weight(weight);
+            world.run_to_weight(weight);
             let wrote = first_write_after(&mut world, |world| world.bad = Some(kind));
             assert!(lowers(&wrote), "{kind:?} at {weight}: {wrote:?}");
             assert_eq!(world.weight(), 0);
-            assert_eq!(world.to_end(), RolloutPhase::RolledBack);
+            assert_eq!(world.run_to_end(), RolloutPhase::RolledBack);
             assert!(world.quarantined.contains(&images(NEW)[0].digest) && world.stable_runs(OLD));
             assert_eq!(world.status.breach.as_ref().map(|breach| breach.kind), Some(kind));
             world.is_clean();
@@ -35,33 +35,33 @@ fn breach_makes_weight_zero_the_next_write_and_quarantines() {
 #[test]
 fn breach_in_a_pause_rolls_back() {
     let mut world = World::default();
-    world.to_weight(25);
+    world.run_to_weight(25);
     world.spec.paused = true;
     world.until(20, |_| false);
     let wrote = first_write_after(&mut world, |world| world.bad = Some(BreachKind::Judge));
     assert!(lowers(&wrote), "{wrote:?}");
-    assert_eq!(world.to_end(), RolloutPhase::RolledBack);
+    assert_eq!(world.run_to_end(), RolloutPhase::RolledBack);
 }
 
 #[test]
 fn breach_with_the_hub_away_rolls_back() {
     let mut world = World::default();
-    world.to_weight(50);
+    world.run_to_weight(50);
     world.hub_away = Some(world.now - std::time::Duration::from_secs(20));
     world.until(120, |_| false);
     assert_eq!(world.weight(), 50);
     world.bad = Some(BreachKind::Judge);
-    assert_eq!(world.to_end(), RolloutPhase::RolledBack);
+    assert_eq!(world.run_to_end(), RolloutPhase::RolledBack);
 }
 
 #[test]
 fn a_canary_in_a_crash_loop_is_a_breach_although_it_counts_no_errors() {
     let mut world = World::default();
-    world.to_weight(25);
+    world.run_to_weight(25);
     let trouble = |world: &mut World| world.health.new = PodTrouble { pods: 1, crash_looping: 1, ..Default::default() };
     let wrote = first_write_after(&mut world, trouble);
     assert!(lowers(&wrote), "{wrote:?}");
-    assert_eq!(world.to_end(), RolloutPhase::RolledBack);
+    assert_eq!(world.run_to_end(), RolloutPhase::RolledBack);
     assert_eq!(world.status.breach.as_ref().map(|breach| breach.kind), Some(BreachKind::Health));
 }
 
@@ -73,13 +73,13 @@ fn trouble_that_stable_shares_is_no_breach() {
         old: PodTrouble { pods: 4, restarts: 4, oom_kills: 2, crash_looping: 1, lost_readiness: 1 },
         unready_since: Some(world.now),
     };
-    assert_eq!(world.to_end(), RolloutPhase::Promoted);
+    assert_eq!(world.run_to_end(), RolloutPhase::Promoted);
 }
 
 #[test]
 fn lost_readiness_is_a_breach_after_ten_seconds() {
     let mut world = World::default();
-    world.to_weight(25);
+    world.run_to_weight(25);
     world.health.new = PodTrouble { pods: 1, lost_readiness: 1, ..Default::default() };
     world.health.unready_since = Some(world.now);
     assert!(!world.until(9, |world| world.status.breach.is_some()));
@@ -105,10 +105,10 @@ fn before_promoting_every_wish_to_stop_lowers_first_and_ends_without_quarantine(
     for (name, change, end) in table {
         for weight in [5, 50, 100] {
             let mut world = World::default();
-            world.to_weight(weight);
+            world.run_to_weight(weight);
             let wrote = first_write_after(&mut world, change);
             assert!(lowers(&wrote), "{name}: {wrote:?}");
-            assert_eq!(world.to_end(), end, "{name}");
+            assert_eq!(world.run_to_end(), end, "{name}");
             assert!(world.quarantined.is_empty() && world.stable_runs(OLD), "{name}");
             world.is_clean();
         }
@@ -118,9 +118,9 @@ fn before_promoting_every_wish_to_stop_lowers_first_and_ends_without_quarantine(
 #[test]
 fn a_gone_pipeline_takes_our_objects_along() {
     let mut world = World::default();
-    world.to_weight(5);
+    world.run_to_weight(5);
     world.retire = true;
-    world.to_end();
+    world.run_to_end();
     assert!(world.canary.is_none() && !world.canary_service && world.route.as_ref().unwrap().canary.is_none());
 }
 
@@ -128,9 +128,9 @@ fn a_gone_pipeline_takes_our_objects_along() {
 fn breach_while_promoting_takes_the_rollback_path() {
     for step in [PromotingStep::AtCanary, PromotingStep::TemplateWritten, PromotingStep::Returning] {
         let mut world = World::default();
-        world.to_promoting(step);
+        world.run_to_promoting(step);
         world.bad = Some(BreachKind::BurnGuard);
-        assert_eq!(world.to_end(), RolloutPhase::RolledBack, "{step:?}");
+        assert_eq!(world.run_to_end(), RolloutPhase::RolledBack, "{step:?}");
         assert!(world.stable_runs(OLD), "{step:?}");
         assert!(world.quarantined.contains(&images(NEW)[0].digest));
         world.is_clean();
@@ -143,7 +143,7 @@ fn breach_while_baking_takes_the_rollback_path() {
     world.until(900, |world| world.phase() == RolloutPhase::Baking);
     world.until(3, |_| false);
     world.bad = Some(BreachKind::Judge);
-    assert_eq!(world.to_end(), RolloutPhase::RolledBack);
+    assert_eq!(world.run_to_end(), RolloutPhase::RolledBack);
     assert!(world.stable_runs(OLD) && world.quarantined.contains(&images(NEW)[0].digest));
     world.is_clean();
 }
@@ -151,20 +151,20 @@ fn breach_while_baking_takes_the_rollback_path() {
 #[test]
 fn abort_while_promoting_finishes_and_then_goes_back() {
     let mut world = World::default();
-    world.to_promoting(PromotingStep::TemplateWritten);
+    world.run_to_promoting(PromotingStep::TemplateWritten);
     world.spec.abort = true;
     assert!(world.until(200, |world| world.phase() == RolloutPhase::RollingBack));
     assert!(world.codes().contains(&"Baking".into()));
-    assert_eq!(world.to_end(), RolloutPhase::Withdrawn);
+    assert_eq!(world.run_to_end(), RolloutPhase::Withdrawn);
     assert!(world.stable_runs(OLD) && world.quarantined.is_empty());
 }
 
 #[test]
 fn superseded_while_promoting_finishes_and_cuts_the_bake_short() {
     let mut world = World::with(|world| world.spec.strategy.bake = Span::from_secs(5000));
-    world.to_promoting(PromotingStep::AtCanary);
+    world.run_to_promoting(PromotingStep::AtCanary);
     world.spec.superseded_by = Some("portal-newer".into());
-    assert_eq!(world.to_end(), RolloutPhase::Promoted);
+    assert_eq!(world.run_to_end(), RolloutPhase::Promoted);
     assert!(world.stable_runs(NEW));
 }
 
@@ -172,15 +172,15 @@ fn superseded_while_promoting_finishes_and_cuts_the_bake_short() {
 fn a_denial_while_promoting_goes_back_and_while_baking_only_a_revocation_does() {
     let deny = |revoked| VerdictView::Deny { reason: "turned".into(), revoked };
     let mut world = World::default();
-    world.to_promoting(PromotingStep::TemplateWritten);
+    world.run_to_promoting(PromotingStep::TemplateWritten);
     world.verdict(NEW, deny(false));
-    assert_eq!(world.to_end(), RolloutPhase::Denied);
+    assert_eq!(world.run_to_end(), RolloutPhase::Denied);
     assert!(world.stable_runs(OLD));
     for (revoked, end) in [(false, RolloutPhase::Promoted), (true, RolloutPhase::Denied)] {
         let mut world = World::default();
         world.until(900, |world| world.phase() == RolloutPhase::Baking);
         world.verdict(NEW, deny(revoked));
-        assert_eq!(world.to_end(), end);
+        assert_eq!(world.run_to_end(), end);
         assert_eq!(world.stable_runs(OLD), revoked);
     }
 }
@@ -188,7 +188,7 @@ fn a_denial_while_promoting_goes_back_and_while_baking_only_a_revocation_does() 
 #[test]
 fn deletion_while_promoting_finishes_first_and_then_goes_back() {
     let mut world = World::default();
-    world.to_promoting(PromotingStep::AtCanary);
+    world.run_to_promoting(PromotingStep::AtCanary);
     world.deleting = true;
     assert!(world.until(900, |world| world.gone));
     assert!(world.stable_runs(OLD));
@@ -198,12 +198,12 @@ fn deletion_while_promoting_finishes_first_and_then_goes_back() {
 #[test]
 fn stables_pods_not_ready_in_time_go_back() {
     let mut world = World::default();
-    world.to_promoting(PromotingStep::AtCanary);
+    world.run_to_promoting(PromotingStep::AtCanary);
     world.until(600, |world| world.route.as_ref().unwrap().promoting);
     world.pod_latency = std::time::Duration::from_secs(100_000);
     assert!(world.until(300, |world| world.phase() == RolloutPhase::RollingBack), "{}", world.code());
     world.pod_latency = std::time::Duration::from_secs(3);
-    assert_eq!(world.to_end(), RolloutPhase::Failed);
+    assert_eq!(world.run_to_end(), RolloutPhase::Failed);
     assert!(world.stable_runs(OLD) && world.quarantined.is_empty());
 }
 
@@ -216,7 +216,7 @@ fn a_rollback_rollout_brings_the_target_and_restores_everything() {
     });
     world.spec.paused = true;
     world.spec.superseded_by = Some("portal-newer".into());
-    assert_eq!(world.to_end(), RolloutPhase::RolledBack);
+    assert_eq!(world.run_to_end(), RolloutPhase::RolledBack);
     assert!(world.stable_runs(OLD) && world.quarantined.is_empty());
     world.is_clean();
 }
@@ -233,7 +233,7 @@ fn without_the_targets_pods_the_route_is_not_moved() {
     assert!(world.last.as_ref().unwrap().page.is_some());
     world.broken.clear();
     world.tick(std::time::Duration::from_secs(5));
-    assert_eq!(world.to_end(), RolloutPhase::RolledBack);
+    assert_eq!(world.run_to_end(), RolloutPhase::RolledBack);
     assert!(world.stable_runs(OLD));
 }
 
@@ -250,7 +250,7 @@ fn a_quarantined_target_gives_way_to_the_newest_older_one_allowed() {
     world.until(900, |world| world.phase() == RolloutPhase::Baking);
     world.quarantined.insert(images(OLD)[0].digest.clone());
     world.bad = Some(BreachKind::Judge);
-    assert_eq!(world.to_end(), RolloutPhase::RolledBack);
+    assert_eq!(world.run_to_end(), RolloutPhase::RolledBack);
     assert!(world.stable_runs(OLDER));
 }
 
@@ -264,7 +264,7 @@ fn with_no_target_left_it_holds_and_pages_until_a_person_resolves_it() {
     assert!(!world.until(900, World::ended));
     assert!(world.last.as_ref().unwrap().page.is_some() && world.stable_runs(NEW));
     world.spec.superseded_by = Some("portal-fixed".into());
-    assert_eq!(world.to_end(), RolloutPhase::RolledBack);
+    assert_eq!(world.run_to_end(), RolloutPhase::RolledBack);
     world.is_clean();
 }
 
@@ -274,6 +274,22 @@ fn an_error_of_the_verifier_does_not_block_the_way_back() {
     world.until(900, |world| world.phase() == RolloutPhase::Baking);
     world.verdict(OLD, VerdictView::Error { reason: "registry away".into() });
     world.bad = Some(BreachKind::Judge);
-    assert_eq!(world.to_end(), RolloutPhase::RolledBack);
+    assert_eq!(world.run_to_end(), RolloutPhase::RolledBack);
+    assert!(world.stable_runs(OLD));
+}
+
+#[test]
+fn a_rollback_whose_target_has_no_verdict_is_paged_and_goes_on_when_it_has() {
+    let mut world = World::with(|world| {
+        world.spec.reason = RolloutReason::Rollback;
+        world.spec.images = images(OLD);
+        world.stable.as_mut().unwrap().images = images(NEW);
+        world.verdict(OLD, VerdictView::Error { reason: "registry away".into() });
+    });
+    assert!(world.until(100, |world| world.phase() == RolloutPhase::RollbackBlocked));
+    world.pass();
+    assert!(world.last.as_ref().unwrap().page.is_some());
+    world.verdict(OLD, VerdictView::Allow);
+    assert_eq!(world.run_to_end(), RolloutPhase::RolledBack);
     assert!(world.stable_runs(OLD));
 }

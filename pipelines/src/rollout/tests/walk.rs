@@ -21,7 +21,7 @@ fn weights(world: &World) -> Vec<u8> {
 #[test]
 fn a_good_version_walks_its_steps_and_is_promoted() {
     let mut world = World::default();
-    assert_eq!(world.to_end(), RolloutPhase::Promoted);
+    assert_eq!(world.run_to_end(), RolloutPhase::Promoted);
     assert_eq!(weights(&world), [2, 5, 25, 50, 100, 0]);
     assert!(world.stable_runs(NEW));
     world.is_clean();
@@ -32,7 +32,7 @@ fn a_good_version_walks_its_steps_and_is_promoted() {
 #[test]
 fn stable_rolls_only_behind_a_marked_route_without_traffic() {
     let mut world = World::default();
-    world.to_end();
+    world.run_to_end();
     let at = |found: fn(&Action) -> bool| {
         world.log.iter().position(|wrote| matches!(wrote, Wrote::Did(action) if found(action))).unwrap()
     };
@@ -57,7 +57,7 @@ fn an_unchanged_situation_writes_nothing() {
 #[test]
 fn evidence_alone_is_written_every_ten_seconds() {
     let mut world = World::with(|world| world.good_after = None);
-    world.to_weight(5);
+    world.run_to_weight(5);
     world.until(5, |_| false);
     let writes = world.log.len();
     world.until(30, |_| false);
@@ -70,14 +70,14 @@ fn the_canary_has_its_pods_before_its_weight() {
     let mut world = World::with(|world| world.pod_latency = Duration::from_secs(9));
     world.until(300, |world| world.weight() >= 50);
     assert!(world.canary.as_ref().unwrap().updated_ready >= 2);
-    world.to_end();
+    world.run_to_end();
 }
 
 #[test]
 fn pods_not_ready_in_time_fail_without_quarantine() {
     let mut world = World::default();
     world.broken.insert(images(NEW)[0].digest.clone());
-    assert_eq!(world.to_end(), RolloutPhase::Failed);
+    assert_eq!(world.run_to_end(), RolloutPhase::Failed);
     assert!(world.quarantined.is_empty() && world.stable_runs(OLD));
     assert!(weights(&world).iter().all(|weight| *weight == 0));
     world.is_clean();
@@ -98,12 +98,12 @@ fn a_person_may_let_steps_pass_but_not_a_breach() {
         world.good_after = None;
         world.spec.promote_through = Some(3);
     });
-    assert_eq!(world.to_end(), RolloutPhase::Promoted);
+    assert_eq!(world.run_to_end(), RolloutPhase::Promoted);
     let mut world = World::with(|world| {
         world.spec.promote_through = Some(3);
         world.bad = Some(BreachKind::Judge);
     });
-    assert_eq!(world.to_end(), RolloutPhase::RolledBack);
+    assert_eq!(world.run_to_end(), RolloutPhase::RolledBack);
 }
 
 #[test]
@@ -120,18 +120,18 @@ fn a_pause_step_waits_and_an_endless_one_waits_for_a_person() {
     // Longer than progressDeadlineSeconds: a pause does not count.
     assert!(!world.until(1500, |world| world.status.step > 3 || world.ended()));
     world.spec.promote_through = Some(3);
-    assert_eq!(world.to_end(), RolloutPhase::Promoted);
+    assert_eq!(world.run_to_end(), RolloutPhase::Promoted);
 }
 
 #[test]
 fn paused_holds_the_weight_and_its_time_does_not_count() {
     let mut world = World::default();
-    world.to_weight(25);
+    world.run_to_weight(25);
     world.spec.paused = true;
     assert!(!world.until(1500, |world| world.weight() != 25 || world.ended()));
     assert!(world.status.conditions.iter().any(|one| one.type_ == "Paused" && one.status == "True"));
     world.spec.paused = false;
-    assert_eq!(world.to_end(), RolloutPhase::Promoted);
+    assert_eq!(world.run_to_end(), RolloutPhase::Promoted);
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn the_hubs_ceiling_is_never_passed() {
     world.spec.max_weight = 5;
     assert!(world.until(10, |world| world.weight() == 5));
     world.spec.max_weight = 100;
-    assert_eq!(world.to_end(), RolloutPhase::Promoted);
+    assert_eq!(world.run_to_end(), RolloutPhase::Promoted);
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn a_first_release_has_no_canary() {
     let mut world = World::with(|world| world.stable.as_mut().unwrap().ready = 0);
     world.stable.as_mut().unwrap().updated_ready = 0;
     world.broken.insert(images(OLD)[0].digest.clone());
-    assert_eq!(world.to_end(), RolloutPhase::Promoted);
+    assert_eq!(world.run_to_end(), RolloutPhase::Promoted);
     assert!(world.stable_runs(NEW) && world.canary.is_none() && weights(&world).is_empty());
 }
 
@@ -160,7 +160,7 @@ fn a_first_release_that_fails_leaves_its_pods_and_quarantines_nothing() {
     let stable = world.stable.as_mut().unwrap();
     (stable.ready, stable.updated_ready) = (0, 0);
     world.broken.extend([images(OLD)[0].digest.clone(), images(NEW)[0].digest.clone()]);
-    assert_eq!(world.to_end(), RolloutPhase::Failed);
+    assert_eq!(world.run_to_end(), RolloutPhase::Failed);
     assert!(world.stable_runs(NEW) && world.quarantined.is_empty());
     assert!(world.status.message.as_ref().unwrap().contains("NoRollbackTarget"));
 }
@@ -168,7 +168,7 @@ fn a_first_release_that_fails_leaves_its_pods_and_quarantines_nothing() {
 #[test]
 fn a_version_that_runs_already_is_not_rolled_out_again() {
     let mut world = World::with(|world| world.spec.images = images(OLD));
-    assert_eq!(world.to_end(), RolloutPhase::Promoted);
+    assert_eq!(world.run_to_end(), RolloutPhase::Promoted);
     assert!(world.log.iter().all(|wrote| matches!(wrote, Wrote::Status(_))));
 }
 
@@ -187,7 +187,7 @@ fn nothing_is_touched_where_it_may_not_ship() {
     ];
     for (change, end) in table {
         let mut world = World::with(change);
-        assert_eq!(world.to_end(), end);
+        assert_eq!(world.run_to_end(), end);
         assert!(world.log.iter().all(|wrote| matches!(wrote, Wrote::Status(_))), "{end:?} {:?}", world.log);
     }
 }
@@ -198,7 +198,7 @@ fn an_error_is_no_allow_and_no_denial() {
         let mut world = World::with(|world| world.verdict(NEW, verdict.clone()));
         assert!(!world.until(300, |world| world.status.started_at.is_some() || world.ended()));
         world.verdict(NEW, VerdictView::Allow);
-        assert_eq!(world.to_end(), RolloutPhase::Promoted);
+        assert_eq!(world.run_to_end(), RolloutPhase::Promoted);
     }
 }
 
@@ -214,7 +214,7 @@ fn one_rollout_at_a_time_acts_on_a_workload() {
     let mut world = World::with(|world| world.others = vec![other]);
     assert!(!world.until(900, |world| world.status.started_at.is_some() || world.ended()));
     world.others.clear();
-    assert_eq!(world.to_end(), RolloutPhase::Promoted);
+    assert_eq!(world.run_to_end(), RolloutPhase::Promoted);
 }
 
 #[test]
@@ -222,10 +222,10 @@ fn a_canary_that_is_not_scraped_gets_no_weight() {
     let mut world = World::with(|world| world.scraped = false);
     world.until(20, |_| false);
     assert_eq!(world.code(), "CanaryNotScraped");
-    assert_eq!(world.to_end(), RolloutPhase::Failed);
+    assert_eq!(world.run_to_end(), RolloutPhase::Failed);
     assert!(weights(&world).iter().all(|weight| *weight == 0));
     let mut world = World::with(|world| world.config_errors = vec!["total matches nothing on stable".into()]);
-    assert_eq!(world.to_end(), RolloutPhase::Failed);
+    assert_eq!(world.run_to_end(), RolloutPhase::Failed);
 }
 
 #[test]
@@ -233,24 +233,24 @@ fn weights_too_coarse_beside_foreign_backends_are_refused() {
     let mut world = World::default();
     let route = world.route.as_mut().unwrap();
     (route.foreign, route.stable) = (true, 10);
-    assert_eq!(world.to_end(), RolloutPhase::Failed);
+    assert_eq!(world.run_to_end(), RolloutPhase::Failed);
     assert!(world.codes().contains(&"WeightTooCoarse".into()));
     let mut world = World::default();
     let route = world.route.as_mut().unwrap();
     (route.foreign, route.stable) = (true, 200);
-    assert_eq!(world.to_end(), RolloutPhase::Promoted);
+    assert_eq!(world.run_to_end(), RolloutPhase::Promoted);
     assert_eq!(world.route.as_ref().unwrap().stable, 200);
 }
 
 #[test]
 fn stables_capacity_is_held_against_its_autoscaler_and_given_back() {
     let mut world = World::default();
-    world.to_weight(5);
+    world.run_to_weight(5);
     assert_eq!(world.hpa.as_ref().unwrap().min, 4);
-    world.to_end();
+    world.run_to_end();
     assert_eq!(world.hpa.as_ref().unwrap().min, 2);
     let mut world = World::with(|world| world.hpa.as_mut().unwrap().managed_by = Some("KEDA".into()));
-    assert_eq!(world.to_end(), RolloutPhase::Failed);
+    assert_eq!(world.run_to_end(), RolloutPhase::Failed);
     assert_eq!(world.hpa.as_ref().unwrap().min, 2);
 }
 
@@ -258,12 +258,12 @@ fn stables_capacity_is_held_against_its_autoscaler_and_given_back() {
 fn promotion_needs_something_to_go_back_to() {
     let deny = || VerdictView::Deny { reason: "never verified".into(), revoked: false };
     let mut world = World::with(|world| world.verdict(OLD, deny()));
-    assert_eq!(world.to_end(), RolloutPhase::Failed);
+    assert_eq!(world.run_to_end(), RolloutPhase::Failed);
     assert!(world.codes().contains(&"NoRollbackTarget".into()));
     assert!(weights(&world).contains(&50) && !weights(&world).contains(&100), "it gets a canary, not the promotion");
     let mut world = World::with(|world| {
         world.verdict(OLD, deny());
         world.spec.strategy.unsafe_allow_unverified_rollback_target = true;
     });
-    assert_eq!(world.to_end(), RolloutPhase::Promoted);
+    assert_eq!(world.run_to_end(), RolloutPhase::Promoted);
 }

@@ -573,7 +573,7 @@ impl World {
     }
 
     /// To the end, and then not one more write.
-    pub fn to_end(&mut self) -> RolloutPhase {
+    pub fn run_to_end(&mut self) -> RolloutPhase {
         let ended = self.until(3000, World::ended);
         assert!(ended, "no end: {:?} {} {:?}", self.phase(), self.code(), self.status.message);
         self.pass();
@@ -587,12 +587,12 @@ impl World {
     }
 
     /// To this weight at the route, seen by the planner.
-    pub fn to_weight(&mut self, weight: u32) {
+    pub fn run_to_weight(&mut self, weight: u32) {
         let there = self.until(600, |world| world.weight() == weight && world.status.step_since.is_some());
         assert!(there, "weight {} {} {:?}", self.weight(), self.code(), self.status);
     }
 
-    pub fn to_promoting(&mut self, step: crate::api::PromotingStep) {
+    pub fn run_to_promoting(&mut self, step: crate::api::PromotingStep) {
         let there = self.until(900, |world| world.status.promoting == Some(step));
         assert!(there, "{:?} {} {:?}", self.phase(), self.code(), self.status);
     }
