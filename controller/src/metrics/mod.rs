@@ -4,6 +4,8 @@
 mod preflight;
 pub mod prometheus;
 mod read;
+#[cfg(test)]
+mod tests;
 
 use async_trait::async_trait;
 use jiff::Timestamp;

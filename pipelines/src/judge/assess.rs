@@ -244,6 +244,9 @@ fn decide(
     if let Some(why) = heard.iter().find_map(|h| h.hard_stop.clone()) {
         return Decision::RollBack { kind: BreachKind::HardStop, why };
     }
+    if let Some(why) = heard.iter().find_map(|h| h.burning.clone()) {
+        return Decision::RollBack { kind: BreachKind::BurnGuard, why };
+    }
     let worst = evidence.iter().max_by(|a, b| a.bad.total_cmp(&b.bad));
     if let Some(worst) = worst
         && combined_bad >= config.threshold_bad()

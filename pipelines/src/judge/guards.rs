@@ -11,6 +11,8 @@ use super::witness::Heard;
 const HARD_STOP_ERRORS: f64 = 20.0;
 const HARD_STOP_SHARE: f64 = 0.20;
 const HARD_STOP_STABLE: f64 = 0.05;
+/// The SRE workbook's page: at this pace a 30-day error budget is gone in two days.
+const BURN: f64 = 14.4;
 /// Below this a share of requests is noise.
 const LEAST_REQUESTS: f64 = 100.0;
 
@@ -43,6 +45,32 @@ pub(crate) fn hard_stop(name: &str, recent: Counts, process: &ProcessState) -> O
         recent.canary_requests,
         bad / requests * 100.0
     ))
+}
+
+/// The whole service burns its error budget, and has since the judged version is alone: over the recent window and
+/// over all of that time. Acts only where there is no control arm, so that an outage that both arms share stays the
+/// e-process's business, and only if the budget was not burning before.
+pub(crate) fn burn_guard(
+    name: &str,
+    target: f64,
+    recent: Counts,
+    newest: Counts,
+    process: &ProcessState,
+) -> Option<String> {
+    let budget = 1.0 - target;
+    let burn = |errors: f64, requests: f64| errors.min(requests) / requests.max(1.0) / budget;
+    if newest.stable_requests > 0.0 || recent.canary_errors < HARD_STOP_ERRORS || budget <= 0.0 {
+        return None;
+    }
+    let now = burn(recent.canary_errors, recent.canary_requests);
+    let long = burn(process.canary_errors as f64, process.canary_requests as f64);
+    let past = match (process.past_requests, process.past_errors) {
+        (Some(requests), Some(errors)) => burn(errors as f64, requests as f64),
+        _ => burn(process.stable_errors as f64, process.stable_requests as f64),
+    };
+    (now >= BURN && long >= BURN && past < BURN / 2.0).then(|| {
+        format!("burn guard: {name}: the error budget of {:.3} % burns {now:.1} times too fast (limit {BURN}; {past:.1} before)", budget * 100.0)
+    })
 }
 
 fn witnesses(heard: &[Heard]) -> Option<(&Heard, &Heard)> {

@@ -109,6 +109,7 @@ pub(crate) struct Heard {
     pub canary_scraped: bool,
     pub total_matches_nothing: bool,
     pub hard_stop: Option<String>,
+    pub burning: Option<String>,
     /// Both arms over the recent window, masked pods too.
     pub recent: Counts,
     /// The newest interval alone.
@@ -207,6 +208,8 @@ fn listen(
     let window = (process.watermark_ms - guards::window_ms(moment.interval)).max(process.started_ms);
     heard.recent = tape.counts(window, process.watermark_ms, true);
     heard.hard_stop = guards::hard_stop(name, heard.recent, process);
+    let target = config.objectives.iter().find(|(n, _)| n == name).map(|(_, target)| *target);
+    heard.burning = target.and_then(|t| guards::burn_guard(name, t, heard.recent, heard.newest, process));
     let masked = tape.masked(window, process.watermark_ms);
     if masked > 0.0 {
         heard.notes.push(format!("{masked:.0} requests of young pods masked"));

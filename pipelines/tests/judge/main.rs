@@ -334,6 +334,33 @@ fn after_promotion_the_service_is_compared_with_its_own_past() {
 }
 
 #[test]
+fn without_a_control_arm_a_burning_budget_rolls_back_and_a_shared_outage_before_it_does_not() {
+    let outcome = |alone: bool| {
+        let mut sim = Sim::new(37, 600.0, (0.002, 0.002));
+        sim.config.objectives[0].1 = 0.999;
+        let mut state = JudgeState::default();
+        for second in 0..40 {
+            if second == 20 {
+                sim.p = (0.05, 0.05);
+                sim.weight = if alone { 1.0 } else { 0.05 };
+                // Every pod past its mask; what came before is another phase.
+                sim.since = START + 20_000;
+            }
+            sim.tick();
+            let (next, told) = sim.judge(&state);
+            state = next;
+            if let Decision::RollBack { kind, why } = told.decision {
+                return Some((kind, why));
+            }
+        }
+        None
+    };
+    assert_eq!(outcome(false), None);
+    let (kind, why) = outcome(true).unwrap();
+    assert!(kind == BreachKind::BurnGuard && why.contains("error budget of 0.100 %"), "{kind:?} {why}");
+}
+
+#[test]
 fn nan_doubles_futures_and_strangers_are_left_out_and_told() {
     let mut sim = Sim::new(29, 600.0, (0.04, 0.04));
     for _ in 0..8 {
