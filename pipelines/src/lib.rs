@@ -2,6 +2,7 @@
 //! canary judgement. Pure domain: no client, no clock, no environment variables.
 
 pub mod api;
+pub mod event;
 pub mod judge;
 pub mod release;
 pub mod rollout;

@@ -17,7 +17,7 @@ pub struct JsonError {
 }
 
 /// Checks the whole document, then reads it as a `T`.
-pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8], what: &'static str) -> Result<T, JsonError> {
+pub fn parse<T: DeserializeOwned>(bytes: &[u8], what: &'static str) -> Result<T, JsonError> {
     check(bytes, what)?;
     parse_checked(bytes, what)
 }

@@ -9,7 +9,7 @@ pub mod deployers;
 pub mod digest;
 pub mod evidence;
 pub mod image;
-mod json;
+pub mod json;
 pub mod model;
 pub mod registry;
 pub mod verdict;
