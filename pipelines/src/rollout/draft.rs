@@ -160,6 +160,7 @@ pub(super) fn moved(since: &Option<Time>, from: Timestamp, to: Timestamp) -> Opt
     since.as_ref().map(|Time(at)| Time(at.saturating_add(to.duration_since(from)).unwrap_or(*at)))
 }
 
-pub(super) fn clip(text: String) -> String {
-    if text.len() <= MESSAGE { text } else { text.chars().take(MESSAGE / 4).chain("...".chars()).collect() }
+pub(super) fn clip(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(MESSAGE));
+    text
 }

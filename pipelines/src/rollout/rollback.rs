@@ -112,9 +112,8 @@ fn called_off(d: &mut Draft<'_>, back: &GoingBack) -> bool {
         unblocked(d);
         d.status.promoting = Some(PromotingStep::Returning);
         d.set_weight(0, "RollbackResolved", message);
-        return true;
     }
-    false
+    settled
 }
 
 /// The target must still be allowed to run; else another is chosen. False: there is none.

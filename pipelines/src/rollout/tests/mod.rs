@@ -4,5 +4,7 @@ mod crashes;
 mod ends;
 mod faults;
 mod histories;
+mod server;
+mod violations;
 mod walk;
 mod world;

@@ -1,5 +1,5 @@
-//! A model cluster: applies actions as the API server would (guards included), steps time, checks the
-//! invariants after every plan. Pods and data plane follow with a latency.
+//! A model cluster: what the spoke sees of it, how time passes, and a check of the invariants after every
+//! plan. Pods and data plane follow with a latency.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -34,7 +34,7 @@ pub struct Deployment {
     pub wanted: u32,
     pub ready: u32,
     pub updated_ready: u32,
-    changed: Timestamp,
+    pub changed: Timestamp,
 }
 
 #[derive(Clone, Debug)]
@@ -148,7 +148,7 @@ pub fn spec() -> RolloutSpec {
     }
 }
 
-fn deployment(now: Timestamp, of: &str, pods: u32) -> Deployment {
+pub fn deployment(now: Timestamp, of: &str, pods: u32) -> Deployment {
     Deployment {
         rv: 1,
         generation: 1,
@@ -332,7 +332,27 @@ impl World {
             return self.last.clone().unwrap();
         }
         self.past.push(self.snapshot());
-        let shown = self.past[self.past.len().saturating_sub(1 + self.stale)].clone();
+        let plan = self.look(|seen| {
+            let plan = plan(seen);
+            let found = invariants::check(seen, &plan);
+            assert!(
+                found.is_empty(),
+                "{found:?}\nplan: {plan:#?}\nstatus: {:#?}\nroute: {:?}",
+                seen.status,
+                seen.route
+            );
+            plan
+        });
+        self.last = Some(plan.clone());
+        self.execute(&plan);
+        plan
+    }
+
+    /// What the spoke sees now.
+    pub fn look<R>(&self, with: impl FnOnce(&Observed<'_>) -> R) -> R {
+        let past = self.past.len().saturating_sub(1 + self.stale);
+        let shown = self.past.get(past).filter(|_| self.stale > 0).cloned();
+        let shown = shown.unwrap_or_else(|| self.snapshot());
         let (spec, status) = (self.spec.clone(), self.status.clone());
         let lag = SignedDuration::try_from(self.lag).unwrap();
         let truth = self.route.clone();
@@ -382,166 +402,7 @@ impl World {
             candidates: self.candidates.clone(),
             quarantined: self.quarantined.clone(),
         };
-        let plan = plan(&seen);
-        let found = invariants::check(&seen, &plan);
-        assert!(found.is_empty(), "{found:?}\nplan: {plan:#?}\nstatus: {status:#?}\nroute: {:?}", self.route);
-        self.last = Some(plan.clone());
-        self.execute(&plan);
-        plan
-    }
-
-    /// Counts the write; false: the process died (`crash_at`).
-    fn reaches(&mut self, wrote: Wrote) -> (bool, bool) {
-        let (reaches, lives) = match self.crash_at {
-            Some((at, reaches)) if at == self.log.len() => {
-                self.crash_at = None;
-                self.epoch += 1;
-                (reaches, false)
-            }
-            _ => (true, true),
-        };
-        if reaches {
-            assert!(
-                !self.status_over() || wrote == Wrote::Did(Action::ReleaseFinalizer),
-                "written after the end: {wrote:?}"
-            );
-            self.log.push(wrote);
-        }
-        (reaches, lives)
-    }
-
-    fn status_over(&self) -> bool {
-        self.status.phase.is_some_and(RolloutPhase::is_terminal)
-    }
-
-    fn execute(&mut self, plan: &Plan) {
-        for order in [Order::BeforeStatus, Order::AfterStatus] {
-            for ordered in plan.actions.iter().filter(|one| one.order == order) {
-                let (reaches, lives) = self.reaches(Wrote::Did(ordered.action.clone()));
-                let done = !reaches || self.apply(&ordered.action);
-                if !lives || !done {
-                    return;
-                }
-            }
-            if order == Order::BeforeStatus && plan.next_status != self.status {
-                let (reaches, lives) = self.reaches(Wrote::Status(plan.next_status.phase));
-                if reaches {
-                    let found = invariants::check_transition(&self.status, &plan.next_status);
-                    assert!(found.is_empty(), "{found:?}");
-                    self.status = plan.next_status.clone();
-                }
-                if !lives {
-                    return;
-                }
-            }
-        }
-    }
-
-    /// As the API server answers: false is a 409 or 422.
-    fn apply(&mut self, action: &Action) -> bool {
-        let now = self.now;
-        match action {
-            Action::EnsureFinalizer => self.finalizer = true,
-            Action::ReleaseFinalizer => {
-                self.finalizer = false;
-                self.gone = self.deleting;
-            }
-            Action::EnsureCanaryService => self.canary_service = true,
-            Action::EnsureCanary { images, replicas, stamp } => {
-                let canary = self.canary.get_or_insert_with(|| Deployment { wanted: 0, ..deployment(now, NEW, 0) });
-                canary.images = images.clone();
-                canary.stamp = Some(stamp.clone());
-                canary.wanted = *replicas;
-                canary.updated_ready = 0;
-                canary.rv += 1;
-                canary.generation += 1;
-                canary.changed = now;
-            }
-            Action::ScaleCanary { replicas } => {
-                if let Some(canary) = &mut self.canary {
-                    canary.wanted = *replicas;
-                    canary.ready = canary.ready.min(*replicas);
-                    canary.updated_ready = canary.updated_ready.min(*replicas);
-                    canary.rv += 1;
-                    canary.generation += 1;
-                    canary.changed = now;
-                }
-            }
-            Action::RemoveCanary => {
-                self.canary = None;
-                self.canary_service = false;
-            }
-            Action::RaiseHpaMin { min } => {
-                if let Some(hpa) = &mut self.hpa {
-                    hpa.min = *min;
-                    hpa.ours = Some(*min);
-                }
-            }
-            Action::RestoreHpaMin { min } => {
-                if let Some(hpa) = &mut self.hpa {
-                    hpa.min = *min;
-                    hpa.ours = None;
-                }
-            }
-            Action::SetStableTemplate { images, resource_version, stamp, .. } => {
-                let Some(stable) = self.stable.as_mut().filter(|one| one.rv.to_string() == *resource_version) else {
-                    return false;
-                };
-                stable.images = images.clone();
-                stable.stamp = Some(stamp.clone());
-                stable.updated_ready = 0;
-                stable.rv += 1;
-                stable.generation += 1;
-                stable.changed = now;
-            }
-            Action::Quarantine { digests, .. } => self.quarantined.extend(digests.iter().cloned()),
-            _ => return self.apply_route(action),
-        }
-        true
-    }
-
-    fn apply_route(&mut self, action: &Action) -> bool {
-        let now = self.now;
-        let Some(route) = &mut self.route else { return false };
-        let fresh = |version: &str| route.rv.to_string() == version;
-        let epoch = route.decision.as_ref().map_or(0, |old| old.epoch);
-        match action {
-            Action::LowerToZero { rollout, reason, rules } => {
-                if route.rollout.as_ref() != Some(rollout) || route.promoting {
-                    return false;
-                }
-                route.lowered = Some((rollout.clone(), reason.clone()));
-                (route.stable, route.canary) = (rules[0].stable, Some(0));
-                route.changed = now;
-                route.generation += 1;
-            }
-            Action::AdoptRoute { resource_version, decision, .. } if fresh(resource_version) => {
-                assert!(decision.epoch >= epoch, "an old epoch writes the route");
-                route.rollout = Some(decision.rollout.clone());
-                route.decision = Some(decision.clone());
-                route.lowered.take_if(|(uid, _)| *uid != decision.rollout);
-                route.canary.get_or_insert(0);
-            }
-            Action::SetWeights { resource_version, rules, decision, .. } if fresh(resource_version) => {
-                assert!(decision.epoch >= epoch, "an old epoch writes the route");
-                route.rollout = Some(decision.rollout.clone());
-                route.decision = Some(decision.clone());
-                route.lowered = None;
-                (route.stable, route.canary) = (rules[0].stable, Some(rules[0].canary));
-                route.changed = now;
-                route.generation += 1;
-            }
-            Action::MarkPromoting { resource_version, .. } if fresh(resource_version) => route.promoting = true,
-            Action::ClearRoute { resource_version, remove_canary_ref } if fresh(resource_version) => {
-                (route.rollout, route.decision, route.promoting, route.lowered) = (None, None, false, None);
-                if *remove_canary_ref {
-                    route.canary = None;
-                }
-            }
-            _ => return false,
-        }
-        route.rv += 1;
-        true
+        with(&seen)
     }
 
     /// Time passes; pods become ready.
