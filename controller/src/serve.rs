@@ -34,6 +34,19 @@ impl Telemetry {
         self.ready.store(ready, Ordering::Relaxed);
     }
 
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Relaxed)
+    }
+
+    /// The registry as Prometheus text; what cannot be written is told in it.
+    pub async fn metrics_text(&self) -> String {
+        let mut text = String::new();
+        match prometheus_client::encoding::text::encode(&mut text, &*self.registry.read().await) {
+            Ok(()) => text,
+            Err(error) => format!("# {error}\n"),
+        }
+    }
+
     /// Serves until `shutdown` resolves.
     pub async fn serve(self, address: SocketAddr, shutdown: impl Future<Output = ()>) -> std::io::Result<()> {
         let listener = TcpListener::bind(address).await?;

@@ -1,6 +1,7 @@
 //! Reads a request's body under a limit that is counted while reading and under a deadline. Never
 //! trusts `Content-Length`, and never holds more than the limit.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -16,26 +17,40 @@ pub enum BodyError {
     BrokenOff,
 }
 
+/// A body beyond the limit is read on (and dropped) up to so many times the limit: a sender that is
+/// still writing when the connection closes would see a reset instead of our answer.
+const DRAIN: usize = 16;
+
 /// The whole body, at most `limit` bytes, at most `deadline` from now.
 pub async fn read<S, B, E>(body: S, limit: usize, deadline: Duration) -> Result<Bytes, BodyError>
 where
     S: Stream<Item = Result<B, E>>,
     B: Buf,
 {
+    let over = std::sync::atomic::AtomicBool::new(false);
     let collect = async {
         let mut body = std::pin::pin!(body);
-        let mut whole = BytesMut::new();
+        let (mut whole, mut total) = (BytesMut::new(), 0usize);
         while let Some(chunk) = body.next().await {
-            let chunk = chunk.map_err(|_| BodyError::BrokenOff)?;
-            if whole.len().saturating_add(chunk.remaining()) > limit {
-                return Err(BodyError::TooLarge(limit));
+            let mut chunk = chunk.map_err(|_| BodyError::BrokenOff)?;
+            total = total.saturating_add(chunk.remaining());
+            if total <= limit {
+                whole.extend_from_slice(&chunk.copy_to_bytes(chunk.remaining()));
+                continue;
             }
-            let mut chunk = chunk;
-            whole.extend_from_slice(&chunk.copy_to_bytes(chunk.remaining()));
+            over.store(true, Relaxed);
+            whole = BytesMut::new();
+            if total > limit.saturating_mul(DRAIN) {
+                break;
+            }
         }
-        Ok(whole.freeze())
+        if over.load(Relaxed) { Err(BodyError::TooLarge(limit)) } else { Ok(whole.freeze()) }
     };
-    tokio::time::timeout(deadline, collect).await.unwrap_or(Err(BodyError::TooSlow(deadline)))
+    match tokio::time::timeout(deadline, collect).await {
+        Ok(answer) if !over.load(Relaxed) => answer,
+        Err(_) if !over.load(Relaxed) => Err(BodyError::TooSlow(deadline)),
+        _ => Err(BodyError::TooLarge(limit)),
+    }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //! or the environment: the wiring hands them in.
 
 pub mod body;
+pub mod doors;
 pub mod guard;
 pub mod serve;
 pub mod tls;

@@ -1,6 +1,21 @@
 //! The role `doors`: wiring only.
 
-use super::CommonArgs;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tidegate_webhook::doors::jwks::KeyCache;
+use tidegate_webhook::doors::route::{self, Side};
+use tidegate_webhook::doors::{Doors, HttpKeys, KubeStore, Metrics};
+use tidegate_webhook::serve::Transport;
+use tidegate_webhook::tls::Certificates;
+use tokio::task::JoinSet;
+
+use super::{CommonArgs, shutdown_signal};
+use crate::serve::Telemetry;
+use crate::{clock, connect};
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
@@ -17,6 +32,66 @@ pub struct Args {
 }
 
 /// Runs until SIGTERM.
-pub async fn run(_args: Args) -> anyhow::Result<()> {
-    anyhow::bail!("the role doors is not wired yet")
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    let client = connect::client(args.common.kubeconfig.as_deref()).await?;
+    let transport = match (&args.tls_cert, &args.tls_key) {
+        (Some(certificate), Some(key)) => Transport::Tls(Arc::new(Certificates::load(certificate, key).await?)),
+        _ => Transport::Plain,
+    };
+    let listener =
+        tokio::net::TcpListener::bind(args.listen).await.with_context(|| format!("listen on {}", args.listen))?;
+    let wall = clock::wall();
+    let telemetry = Telemetry::default();
+    let metrics = Metrics::default();
+    metrics.register(&mut *telemetry.registry.write().await);
+    let (store, watch) = KubeStore::new(client);
+    let doors = Arc::new(Doors {
+        store: store.clone(),
+        keys: KeyCache::new(HttpKeys::new()?),
+        now: Arc::new(move || wall.now()),
+        metrics,
+    });
+
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let stopping = |mut stopped: tokio::sync::watch::Receiver<bool>| async move {
+        let _ = stopped.wait_for(|stop| *stop).await;
+    };
+    let mut tasks = JoinSet::new();
+    tasks.spawn(watch);
+    let (side, end, address) = (telemetry.clone(), stopping(stopped.clone()), args.common.telemetry_listen);
+    tasks.spawn(async move {
+        if let Err(error) = side.serve(address, end).await {
+            tracing::error!(%error, %address, "the side port does not serve");
+        }
+    });
+    let ready = telemetry.clone();
+    tasks.spawn(async move {
+        store.synced().await;
+        ready.set_ready(true);
+    });
+    tracing::info!(address = %args.listen, tls = args.tls_cert.is_some(), "the doors are open");
+    let mut door = JoinSet::new();
+    let side: Arc<dyn Side> = Arc::new(Told(telemetry.clone()));
+    door.spawn(route::run(doors, side, listener, transport, stopping(stopped)));
+
+    shutdown_signal().await;
+    telemetry.set_ready(false);
+    let _ = stop.send(true);
+    // `serve` bounds its own drain; this is only against its being stuck.
+    let _ = tokio::time::timeout(Duration::from_secs(15), door.join_next()).await;
+    tasks.shutdown().await;
+    Ok(())
+}
+
+/// The side port's answers, given at the doors as well.
+struct Told(Telemetry);
+
+impl Side for Told {
+    fn ready(&self) -> bool {
+        self.0.is_ready()
+    }
+
+    fn metrics(&self) -> BoxFuture<'_, String> {
+        self.0.metrics_text().boxed()
+    }
 }

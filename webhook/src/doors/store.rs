@@ -1,0 +1,141 @@
+//! What the doors may read and write: EventSources, their secrets, and new BuildEvents. Every call
+//! has a deadline; an API server that is away is told, so that the sender repeats.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{Api, PostParams};
+use kube::runtime::reflector::{ObjectRef, Store as Cache, reflector, store};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Client, ResourceExt};
+use tidegate_pipelines::api::{BuildEvent, BuildEventSpec, EventSource, EventSourceSpec, SecretKeyRef, names};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+const CALL: Duration = Duration::from_secs(3);
+/// A flood of forged deliveries must not become a flood of reads; a changed secret is seen this late.
+const SECRET_AGE: Duration = Duration::from_secs(5);
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// Nothing is known: the sender repeats.
+    #[error("{0}")]
+    Away(String),
+    /// The API server will never take this.
+    #[error("{0}")]
+    Refused(String),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stored {
+    New,
+    /// The same content was stored before.
+    There,
+}
+
+#[async_trait]
+pub trait Store: Send + Sync {
+    async fn sources(&self) -> Result<Vec<(String, EventSourceSpec)>, StoreError>;
+
+    async fn source(&self, name: &str) -> Result<Option<EventSourceSpec>, StoreError> {
+        let all = self.sources().await?;
+        Ok(all.into_iter().find(|(found, _)| found == name).map(|(_, spec)| spec))
+    }
+
+    /// `None` if there is no such secret or key.
+    async fn secret(&self, reference: &SecretKeyRef) -> Result<Option<Vec<u8>>, StoreError>;
+
+    async fn put(&self, name: &str, event: BuildEventSpec) -> Result<Stored, StoreError>;
+}
+
+type Secrets = HashMap<(String, String), (Instant, Option<Vec<u8>>)>;
+
+pub struct KubeStore {
+    client: Client,
+    sources: Cache<EventSource>,
+    secrets: Mutex<Secrets>,
+}
+
+impl KubeStore {
+    /// The store, and the task that keeps its cache of sources.
+    pub fn new(client: Client) -> (Arc<Self>, BoxFuture<'static, ()>) {
+        let (sources, writer) = store();
+        let api: Api<EventSource> = Api::namespaced(client.clone(), names::SYSTEM_NAMESPACE);
+        let events = reflector(writer, watcher(api, watcher::Config::default()).default_backoff());
+        let watch = events.for_each(|event| {
+            if let Err(error) = event {
+                tracing::warn!(%error, "the watch of EventSources broke; what was read last stays in force");
+            }
+            futures::future::ready(())
+        });
+        (Arc::new(Self { client, sources, secrets: Mutex::default() }), watch.boxed())
+    }
+
+    /// Resolves when the sources have been read once.
+    pub async fn synced(&self) {
+        if self.sources.wait_until_ready().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    fn ready(&self) -> Result<(), StoreError> {
+        match self.sources.wait_until_ready().now_or_never() {
+            Some(Ok(())) => Ok(()),
+            _ => Err(StoreError::Away("the sources have not been read yet".to_owned())),
+        }
+    }
+}
+
+async fn bounded<T>(call: impl Future<Output = kube::Result<T>>) -> Result<kube::Result<T>, StoreError> {
+    tokio::time::timeout(CALL, call).await.map_err(|_| StoreError::Away("no answer in time".to_owned()))
+}
+
+#[async_trait]
+impl Store for KubeStore {
+    async fn sources(&self) -> Result<Vec<(String, EventSourceSpec)>, StoreError> {
+        self.ready()?;
+        Ok(self.sources.state().iter().map(|source| (source.name_any(), source.spec.clone())).collect())
+    }
+
+    async fn source(&self, name: &str) -> Result<Option<EventSourceSpec>, StoreError> {
+        self.ready()?;
+        let reference = ObjectRef::new(name).within(names::SYSTEM_NAMESPACE);
+        Ok(self.sources.get(&reference).map(|source| source.spec.clone()))
+    }
+
+    async fn secret(&self, reference: &SecretKeyRef) -> Result<Option<Vec<u8>>, StoreError> {
+        let key = (reference.name.clone(), reference.key.clone());
+        // Held over the read: concurrent deliveries share one.
+        let mut secrets = self.secrets.lock().await;
+        if let Some((at, value)) = secrets.get(&key)
+            && at.elapsed() < SECRET_AGE
+        {
+            return Ok(value.clone());
+        }
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), names::SYSTEM_NAMESPACE);
+        let found =
+            bounded(api.get_opt(&reference.name)).await?.map_err(|error| StoreError::Away(error.to_string()))?;
+        let value = found.and_then(|secret| secret.data?.remove(&reference.key)).map(|bytes| bytes.0);
+        secrets.retain(|_, (at, _)| at.elapsed() < SECRET_AGE);
+        secrets.insert(key, (Instant::now(), value.clone()));
+        Ok(value)
+    }
+
+    async fn put(&self, name: &str, event: BuildEventSpec) -> Result<Stored, StoreError> {
+        let api: Api<BuildEvent> = Api::namespaced(self.client.clone(), names::SYSTEM_NAMESPACE);
+        let params = PostParams { field_manager: Some("tidegate-doors".to_owned()), ..PostParams::default() };
+        match bounded(api.create(&params, &BuildEvent::new(name, event))).await? {
+            Ok(_) => Ok(Stored::New),
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(Stored::There),
+            Err(kube::Error::Api(status)) if matches!(status.code, 400 | 413 | 422) => {
+                Err(StoreError::Refused(status.message.clone()))
+            }
+            Err(error) => Err(StoreError::Away(error.to_string())),
+        }
+    }
+}
