@@ -14,14 +14,14 @@ pub(super) fn go(d: &mut Draft<'_>) {
     } else if turned(d) {
         return;
     }
-    if d.seen.spec.paused {
-        return d.say("Paused", "a person paused it: watching goes on, it does not end");
-    }
     if let Some(newer) = d.seen.spec.superseded_by.clone() {
         return ending::close(d, RolloutPhase::Promoted, format!("promoted; the bake is cut short for {newer}"));
     }
-    if d.seen.retire {
-        return ending::close(d, RolloutPhase::Promoted, "promoted; the pipeline is gone");
+    if d.seen.retire || d.seen.rollout.deleting {
+        return ending::close(d, RolloutPhase::Promoted, "promoted; the bake is cut short, its object goes");
+    }
+    if d.seen.spec.paused {
+        return d.say("Paused", "a person paused it: watching goes on, it does not end");
     }
     let since = d.status.phase_since.clone();
     let bake = d.strategy().bake;
@@ -50,7 +50,7 @@ fn turned(d: &mut Draft<'_>) -> bool {
         rollback::back(d, RolloutPhase::Denied, "Denied", &format!("revoked while baking: {why}"), false);
         return true;
     }
-    if let Some(why) = interrupt::unwanted(d).filter(|_| !d.seen.retire) {
+    if let Some(why) = interrupt::called_back(d) {
         rollback::back(d, RolloutPhase::Withdrawn, "Aborted", why, false);
         return true;
     }

@@ -44,7 +44,9 @@ pub(super) fn interrupted(d: &mut Draft<'_>) -> bool {
         fail(d, &why);
         return true;
     }
-    if let Some(why) = interrupt::unwanted(d) {
+    let baking = d.status.phase == Some(RolloutPhase::Baking);
+    let unwanted = if baking { interrupt::called_back(d) } else { interrupt::unwanted(d) };
+    if let Some(why) = unwanted {
         ending::close(d, RolloutPhase::Withdrawn, format!("{why}; its pods are left, there is nothing to go back to"));
         return true;
     }

@@ -69,20 +69,26 @@ fn health_breach(d: &mut Draft<'_>) -> Option<String> {
     None
 }
 
-/// A person, the hub or a deletion wants it gone.
-pub(super) fn unwanted(d: &Draft<'_>) -> Option<&'static str> {
-    let seen = d.seen;
-    if seen.spec.abort {
+/// A person or the hub wants the release gone, wherever it has come to.
+pub(super) fn called_back(d: &Draft<'_>) -> Option<&'static str> {
+    if d.seen.spec.abort {
         Some("a person aborted it")
-    } else if seen.rollout.deleting {
-        Some("the Rollout is being deleted")
-    } else if seen.withdrawn {
+    } else if d.seen.withdrawn {
         Some("the hub withdrew the intent")
-    } else if seen.retire {
-        Some("the pipeline is gone")
     } else {
         None
     }
+}
+
+/// The same, or the object itself goes: reason to stop before promotion, none to take back what has passed.
+pub(super) fn unwanted(d: &Draft<'_>) -> Option<&'static str> {
+    called_back(d).or(if d.seen.rollout.deleting {
+        Some("the Rollout is being deleted")
+    } else if d.seen.retire {
+        Some("the pipeline is gone")
+    } else {
+        None
+    })
 }
 
 /// The new digest may not run: (why, whether no grace covers it).

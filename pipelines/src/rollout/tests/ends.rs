@@ -186,13 +186,17 @@ fn a_denial_while_promoting_goes_back_and_while_baking_only_a_revocation_does() 
 }
 
 #[test]
-fn deletion_while_promoting_finishes_first_and_then_goes_back() {
-    let mut world = World::default();
-    world.run_to_promoting(PromotingStep::AtCanary);
-    world.deleting = true;
-    assert!(world.until(900, |world| world.gone));
-    assert!(world.stable_runs(OLD));
-    world.is_clean();
+fn deletion_from_promoting_on_finishes_and_takes_nothing_back() {
+    for baking in [false, true] {
+        let mut world = World::default();
+        world.run_to_promoting(PromotingStep::AtCanary);
+        world.until(900, |world| !baking || world.phase() == RolloutPhase::Baking);
+        world.deleting = true;
+        assert!(world.until(900, |world| world.gone));
+        assert!(world.stable_runs(NEW));
+        assert_eq!(world.phase(), RolloutPhase::Promoted);
+        world.is_clean();
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The planner in a small model of a cluster: rows of lifecycle.md section 3, crashes, random histories.
 
 mod crashes;
+mod drive;
 mod ends;
 mod faults;
 mod histories;
