@@ -1,22 +1,76 @@
 //! The API as its users meet it: definitions, rules and admission policies in a real API server, without any role.
 
-#[expect(dead_code)]
 mod ask;
+mod columns;
+mod people;
+mod records;
+mod refused;
+mod samples;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+use tidegate_tests::rig::apply;
 use tidegate_tests::rig::cluster::ADMIN;
 
 use crate::case::Case;
+use crate::world::{HubOnly, World};
 
 pub fn cases() -> Vec<Case> {
-    vec![Case::new("api::a_second_install_changes_nothing", async |world| {
-        let hub = world.hub_only().await?;
-        let last = hub.installed.lines().last().unwrap_or_default();
-        ensure!(last.ends_with(" created, 0 changed, 0 unchanged"), "the first install said: {last}");
-        let kubeconfig = hub.fleet.hub.kubeconfig_for(ADMIN)?;
-        let again = world.tidegate(&kubeconfig, &["install"]).await?;
-        let last = again.lines().last().unwrap_or_default();
-        ensure!(last.starts_with("0 created, 0 changed, "), "the second install said:\n{again}");
-        Ok(())
-    })]
+    vec![
+        Case::new("api::a_second_install_changes_nothing", async |world| {
+            let hub = ready(&world).await?;
+            let last = hub.installed.lines().last().unwrap_or_default();
+            ensure!(last.ends_with(" created, 0 changed, 0 unchanged"), "the first install said: {last}");
+            let kubeconfig = hub.fleet.hub.kubeconfig_for(ADMIN)?;
+            let again = world.tidegate(&kubeconfig, &["install"]).await?;
+            let last = again.lines().last().unwrap_or_default();
+            ensure!(last.starts_with("0 created, 0 changed, "), "the second install said:\n{again}");
+            Ok(())
+        }),
+        Case::new("api::a_valid_object_of_every_kind_is_accepted", async |world| {
+            let hub = ready(&world).await?;
+            let guard = hub.fleet.hub.client_for("tidegate-guard").await?;
+            for object in samples::all()? {
+                let client = if object["kind"] == "Verdict" { &guard } else { &hub.fleet.hub.admin };
+                let answer = ask::create(client, &object).await?;
+                answer.accepted().with_context(|| object["kind"].to_string())?;
+            }
+            Ok(())
+        }),
+        Case::new("api::a_bad_object_is_refused_with_a_sentence_that_helps", async |world| {
+            refused::each_with_its_sentence(&ready(&world).await?.fleet.hub.admin).await
+        }),
+        Case::new("api::records_keep_their_word", async |world| {
+            records::keep_their_word(&ready(&world).await?.fleet.hub.admin).await
+        }),
+        Case::new("api::defaults_are_written_out", async |world| {
+            records::defaults_are_written_out(&ready(&world).await?.fleet.hub.admin).await
+        }),
+        Case::new("api::columns_tell_the_story", async |world| {
+            columns::tell_the_story(&world, ready(&world).await?).await
+        }),
+        Case::new("api::approvals_need_a_verb_and_the_own_name", async |world| {
+            people::approvals_need_a_verb_and_the_own_name(&ready(&world).await?.fleet).await
+        }),
+        Case::new("api::breakglass_needs_a_verb_and_the_own_name", async |world| {
+            people::breakglass_needs_a_verb_and_the_own_name(&ready(&world).await?.fleet).await
+        }),
+        Case::new("api::a_quarantine_is_lifted_by_right_only", async |world| {
+            people::a_quarantine_is_lifted_by_right_only(&ready(&world).await?.fleet).await
+        }),
+        Case::new("api::a_deposed_spoke_cannot_raise_a_weight", async |world| {
+            people::a_deposed_spoke_cannot_raise_a_weight(&ready(&world).await?.fleet).await
+        }),
+    ]
+}
+
+/// The API server with what every case of this file stands on.
+async fn ready(world: &World) -> Result<&HubOnly> {
+    let hub = world.hub_only().await?;
+    let admin = &hub.fleet.hub.admin;
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": samples::NAMESPACE}});
+    apply::objects(admin, &[namespace]).await?;
+    people::bindings(admin).await?;
+    people::policies_in_force(admin).await?;
+    Ok(hub)
 }

@@ -48,9 +48,8 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         .into_iter()
         .map(|case| {
             let (world, handle) = (world.clone(), runtime.handle().clone());
-            // `{:?}` of an anyhow error is the whole chain, a cause per line.
             Trial::test(case.name, move || {
-                handle.block_on((case.run)(world)).map_err(|error| format!("{error:?}").into())
+                handle.block_on((case.run)(world)).map_err(|error| format!("{error:#}").into())
             })
         })
         .collect();

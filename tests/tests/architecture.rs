@@ -135,7 +135,7 @@ fn files_fit_in_a_head() {
     for (lines, file) in &long {
         println!("{lines:5} {file}");
     }
-    let wrong: Vec<_> = long.iter().filter(|(lines, _)| *lines > LONGEST).collect();
+    let wrong: Vec<_> = long.iter().filter(|(lines, file)| *lines > LONGEST && !is_tests(&root().join(file))).collect();
     assert!(wrong.is_empty(), "above {LONGEST} lines a file wants to be two: {wrong:?}");
 }
 
@@ -244,9 +244,10 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-/// `mod tests;` under `#[cfg(test)]`, in a file of its own.
+/// `mod tests;` under `#[cfg(test)]`, in a file or folder of its own below `src`.
 fn is_tests(file: &Path) -> bool {
-    file.ends_with("tests.rs")
+    let name = relative(file);
+    name.ends_with("/tests.rs") || name.split_once("/src/").is_some_and(|(_, below)| below.contains("tests/"))
 }
 
 fn relative(file: &Path) -> String {

@@ -42,6 +42,10 @@ pub struct EnvironmentSpec {
 /// A Prometheus-compatible server and the label names of its series.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "!has(self.podLabel) || !has(self.namespaceLabel) || self.podLabel != self.namespaceLabel",
+    "message": "podLabel and namespaceLabel are two labels"
+}]))]
 pub struct MetricsSource {
     /// Base URL of the Prometheus HTTP API, as the spoke reaches it.
     #[schemars(length(min = 8, max = 512), regex(pattern = "^https?://"))]
@@ -73,7 +77,10 @@ pub struct GatewayMetrics {
     #[schemars(length(min = 1, max = 128))]
     pub service_label: String,
     /// Anchored RE2 pattern of that label's value, with `{namespace}`, `{service}` and `{port}` filled in.
-    #[schemars(length(min = 1, max = 300))]
+    #[schemars(length(min = 1, max = 300), extend("x-kubernetes-validations" = [{
+        "rule": "self.contains('{service}') && self.contains('{namespace}')",
+        "message": "servicePattern must contain {namespace} and {service}: without them one backend's requests are another's evidence"
+    }]))]
     pub service_pattern: String,
     /// Label that carries the HTTP status code.
     #[schemars(length(min = 1, max = 128))]
@@ -103,7 +110,7 @@ pub struct AllowedPipelines {
     pub namespace_selector: LabelSelector,
     /// Namespaces in the environment. Empty: only the namespace of the pipeline's own namespace name.
     #[serde(default)]
-    #[schemars(length(max = 64))]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 63)))]
     pub target_namespaces: Vec<String>,
 }
 

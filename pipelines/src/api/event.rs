@@ -22,6 +22,7 @@ use super::span::Span;
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(extend("x-kubernetes-validations" = [
     {"rule": "self.kind == 'github' ? has(self.hmacSecret) : true", "message": "a github source needs hmacSecret: the Secret and key that hold its webhook secret"},
+    {"rule": "self.kind == 'github' ? !has(self.oidc) : !has(self.hmacSecret)", "message": "a source authenticates in one way: github by hmacSecret, the others by oidc"},
     {"rule": "self.kind != 'github' ? has(self.oidc) : true", "message": "a cloudbuild or artifactregistry source needs oidc: issuer, audience and e-mail of its push subscription"}
 ]))]
 pub struct EventSourceSpec {
@@ -34,11 +35,11 @@ pub struct EventSourceSpec {
     pub oidc: Option<OidcPolicy>,
     /// GitHub repositories `owner/name`, or Google project ids, that this source may speak for. Empty: none.
     #[serde(default)]
-    #[schemars(length(max = 256))]
+    #[schemars(length(max = 256), inner(length(min = 1, max = 255)))]
     pub repositories: Vec<String>,
     /// Image repositories `registry/path` that this source may name; a trailing `/**` covers what lies below. Empty: none.
     #[serde(default)]
-    #[schemars(length(max = 256))]
+    #[schemars(length(max = 256), inner(length(min = 3, max = 255)))]
     pub images: Vec<String>,
     /// How long an image that is named by tag or commit is waited for. Default `15m`.
     #[serde(default = "wait_default")]

@@ -131,7 +131,7 @@ pub struct BreakGlassSpec {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct QuarantineSpec {
     /// Image digests: the index and its children.
-    #[schemars(length(min = 1, max = 300))]
+    #[schemars(length(min = 1, max = 300), inner(length(max = 71), regex(pattern = "^sha256:[0-9a-f]{64}$")))]
     pub digests: Vec<String>,
     /// Source revision, where known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -139,7 +139,7 @@ pub struct QuarantineSpec {
     pub revision: Option<String>,
     /// Environments it holds in. Empty: all.
     #[serde(default)]
-    #[schemars(length(max = 256))]
+    #[schemars(length(max = 256), inner(length(min = 1, max = 63)))]
     pub environments: Vec<String>,
     /// What happened.
     #[schemars(length(min = 1, max = 1024))]

@@ -23,6 +23,12 @@ use super::span::Span;
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "self.images.all(a, self.images.exists_one(b, b.container == a.container))", "message": "images name a container twice: one container runs one image"},
+    {"rule": "self.stages.all(a, self.stages.exists_one(b, b.name == a.name))", "message": "two stages have the same name"},
+    {"rule": "self.stages.all(a, a.environments.all(e, self.stages.exists_one(b, e in b.environments)))", "message": "an environment stands in two stages: a release reaches each environment once"},
+    {"rule": "self.objectives.all(a, self.objectives.exists_one(b, b.name == a.name))", "message": "two objectives have the same name"}
+]))]
 pub struct PipelineSpec {
     /// Source repositories whose pushes concern this pipeline, e.g. `acme/portal`.
     #[serde(default)]
@@ -32,12 +38,12 @@ pub struct PipelineSpec {
     #[schemars(length(min = 1, max = 16))]
     pub images: Vec<PipelineImage>,
     pub workload: WorkloadRef,
-    /// The Service that the route's stable backendRef names.
-    #[schemars(length(min = 1, max = 63))]
+    /// The Service that the route's stable backendRef names. Its canary's is `<name>-canary`.
+    #[schemars(length(min = 1, max = 56))]
     pub service: String,
     pub route: RouteRef,
     /// Ordered: a stage starts when the one before it has finished and soaked.
-    #[schemars(length(min = 1, max = 32))]
+    #[schemars(length(min = 1, max = 16))]
     pub stages: Vec<Stage>,
     #[serde(default)]
     pub strategy: Strategy,
@@ -85,7 +91,10 @@ pub struct PipelineImage {
     #[schemars(length(min = 1, max = 63))]
     pub container: String,
     /// `registry/path` without tag or digest.
-    #[schemars(length(min = 3, max = 255))]
+    #[schemars(length(min = 3, max = 255), extend("x-kubernetes-validations" = [
+        {"rule": "!self.contains('@') && !self.matches(':[^/]*$')", "message": "an image repository is written without tag and digest: the build event says which version, the registry which digest"},
+        {"rule": "self.matches('^[^/]*[.:][^/]*/.|^localhost/.')", "message": "an image repository begins with its registry's host, such as registry.example/team/app"}
+    ]))]
     pub repository: String,
 }
 
@@ -117,7 +126,7 @@ pub struct RouteRef {
 pub struct Stage {
     #[schemars(length(min = 1, max = 63))]
     pub name: String,
-    #[schemars(length(min = 1, max = 200))]
+    #[schemars(length(min = 1, max = 64), inner(length(min = 1, max = 63)), extend("x-kubernetes-list-type" = "set"))]
     pub environments: Vec<String>,
     /// How long the stage must have run well before the next one starts.
     #[serde(default)]
@@ -160,10 +169,10 @@ pub struct Pause {
 /// How a canary is walked and judged. Every default is the careful one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-#[schemars(extend("x-kubernetes-validations" = [{
-    "rule": "self.steps.exists(s, has(s.setWeight))",
-    "message": "strategy.steps has no setWeight: nothing would be judged; add e.g. {setWeight: 5}"
-}]))]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "self.steps.exists(s, has(s.setWeight))", "message": "strategy.steps has no setWeight: nothing would be judged; add e.g. {setWeight: 5}"},
+    {"rule": "self.steps.filter(s, has(s.setWeight)).map(s, s.setWeight).isSorted() && self.steps.all(a, !has(a.setWeight) || self.steps.exists_one(b, has(b.setWeight) && b.setWeight == a.setWeight))", "message": "strategy.steps: each setWeight must be above the one before it"}
+]))]
 pub struct Strategy {
     /// Default: weights 5, 25, 50, 100.
     #[schemars(length(min = 1, max = 20))]
@@ -270,6 +279,10 @@ pub struct Objective {
 /// Plain selectors of raw counters, e.g. `http_requests_total{code=~"5.."}`; no functions, no ranges.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "self.total != self.errors", "message": "ratio.errors is ratio.total: every request would count as an error"},
+    {"rule": "[self.total, self.errors].all(s, s.matches('^[^({[]*([{].*[}])?$'))", "message": "a ratio's selectors are plain, such as http_requests_total{code=~\"5..\"}: without functions and ranges, which the judge adds itself"}
+]))]
 pub struct RatioMetric {
     #[schemars(length(min = 1, max = 500))]
     pub total: String,

@@ -26,7 +26,9 @@ use super::rollout::RolloutPhase;
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(extend("x-kubernetes-validations" = [
-    {"rule": "self.images == oldSelf.images && self.pipeline == oldSelf.pipeline && self.pipelineUid == oldSelf.pipelineUid", "message": "a Release is immutable: ship other digests as another Release"}
+    {"rule": "self.images == oldSelf.images && self.pipeline == oldSelf.pipeline && self.pipelineUid == oldSelf.pipelineUid", "message": "a Release is immutable: ship other digests as another Release"},
+    {"rule": "!has(self.attempt) || !has(oldSelf.attempt) || self.attempt >= oldSelf.attempt", "message": "attempt only rises: its Rollouts are named by it"},
+    {"rule": "self.images.all(a, self.images.exists_one(b, b.container == a.container))", "message": "images name a container twice: one container runs one image"}
 ]))]
 pub struct ReleaseSpec {
     #[schemars(length(min = 1, max = 63))]
@@ -77,7 +79,10 @@ fn one() -> u32 {
 pub struct ReleaseImage {
     #[schemars(length(min = 1, max = 63))]
     pub container: String,
-    #[schemars(length(min = 3, max = 255))]
+    #[schemars(length(min = 3, max = 255), extend("x-kubernetes-validations" = [{
+        "rule": "!self.contains('@') && !self.matches(':[^/]*$')",
+        "message": "repository is written without tag and digest: digest says which image"
+    }]))]
     pub repository: String,
     #[schemars(length(max = 71), regex(pattern = "^sha256:[0-9a-f]{64}$"))]
     pub digest: String,

@@ -9,7 +9,10 @@ use std::time::Duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-/// A non-negative duration with millisecond resolution, at most 366 days.
+/// Five digits of hours, and a little.
+const LONGEST_MILLIS: u64 = 4_200 * 86_400_000;
+
+/// A non-negative duration with millisecond resolution, at most 4200 days.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Span(Duration);
@@ -17,7 +20,7 @@ pub struct Span(Duration);
 /// Why a text is not a [`Span`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "'{text}' is not a duration: write a whole number and one unit, such as 500ms, 90s, 10m or 2h (at most 366 days)"
+    "'{text}' is not a duration: write a whole number and one unit, such as 500ms, 90s, 10m or 2h (at most 4200 days)"
 )]
 pub struct SpanError {
     text: String,
@@ -65,7 +68,7 @@ impl FromStr for Span {
             _ => return Err(error()),
         };
         let millis = number.checked_mul(factor).ok_or_else(error)?;
-        if millis > 366 * 86_400_000 {
+        if millis > LONGEST_MILLIS {
             return Err(error());
         }
         Ok(Span(Duration::from_millis(millis)))
@@ -112,7 +115,12 @@ impl JsonSchema for Span {
         json_schema!({
             "type": "string",
             "maxLength": 12,
-            "pattern": "^[0-9]{1,9}(ms|s|m|h|d)$",
+            // Every text it lets through parses, and is written back as one that it lets through: an object that the
+            // API server keeps and the roles cannot read would blind their watches.
+            "x-kubernetes-validations": [{
+                "rule": "self.matches('^([0-9]{1,9}ms|[0-9]{1,7}s|[0-9]{1,6}m|[0-9]{1,5}h|[0-9]{1,3}d)$')",
+                "message": "a duration is a whole number and one unit, such as 500ms, 90s, 10m or 2h",
+            }],
         })
     }
 }
@@ -131,9 +139,26 @@ mod tests {
         assert_eq!(Span::from_secs(600).to_string(), "10m");
     }
 
+    /// The longest texts that the schema lets through, and how they are written back: within the schema again.
+    #[test]
+    fn what_the_schema_accepts_is_read_and_written_back_within_the_schema() {
+        for (text, back) in [
+            ("999999999ms", "999999999ms"),
+            ("999999000ms", "999999s"),
+            ("9999960s", "166666m"),
+            ("9999999s", "9999999s"),
+            ("999999m", "999999m"),
+            ("999960m", "16666h"),
+            ("99999h", "99999h"),
+            ("999d", "23976h"),
+        ] {
+            assert_eq!(text.parse::<Span>().unwrap().to_string(), back);
+        }
+    }
+
     #[test]
     fn what_is_no_duration_is_refused() {
-        for text in ["", "5", "s", "-5s", "1.5s", "5 s", "1h30m", "99999999999999999999s", "400d"] {
+        for text in ["", "5", "s", "-5s", "1.5s", "5 s", "1h30m", "99999999999999999999s", "4201d"] {
             assert!(text.parse::<Span>().is_err(), "{text}");
         }
     }

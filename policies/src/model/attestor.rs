@@ -31,12 +31,16 @@ pub struct Attestor {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "!self.identity.contains('*') && !self.issuer.contains('*')",
+    "message": "identity and issuer are compared exactly: patterns are not read"
+}]))]
 pub struct Keyless {
     /// The e-mail address or URI in the certificate, compared exactly.
     #[schemars(length(min = 1, max = 512))]
     pub identity: String,
     /// The OIDC issuer that vouched for it, compared exactly.
-    #[schemars(length(min = 1, max = 512))]
+    #[schemars(length(min = 1, max = 512), regex(pattern = "^https?://"))]
     pub issuer: String,
 }
 
@@ -48,7 +52,10 @@ pub struct PublicKey {
     #[schemars(length(min = 1, max = 512))]
     pub id: Option<String>,
     /// PEM `PUBLIC KEY` (SubjectPublicKeyInfo).
-    #[schemars(length(min = 1, max = 8192))]
+    #[schemars(length(min = 1, max = 8192), extend("x-kubernetes-validations" = [{
+        "rule": "self.contains('-----BEGIN PUBLIC KEY-----')",
+        "message": "pem is a PEM PUBLIC KEY, as `cosign public-key` prints it"
+    }]))]
     pub pem: String,
     /// Needed for Binary Authorization's attestations only; a Sigstore bundle's algorithm follows
     /// from the key.
@@ -89,7 +96,7 @@ pub enum SignatureAlgorithm {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TrustRoot {
     /// Sigstore's `trusted_root.json`, as text.
-    #[schemars(length(min = 2, max = 524_288))]
+    #[schemars(length(min = 2, max = 524_288), regex(pattern = r"^\s*\{"))]
     pub trusted_root: String,
 }
 

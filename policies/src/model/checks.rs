@@ -8,6 +8,10 @@ use super::ImageAllowlist;
 /// Exactly one of the `...Check` fields (or `alwaysDeny`) is set.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "[has(self.sigstoreSignatureCheck), has(self.slsaCheck), has(self.sbomCheck), has(self.simpleSigningAttestationCheck), has(self.trustedDirectoryCheck), has(self.alwaysDeny) && self.alwaysDeny].filter(set, set).size() == 1",
+    "message": "a check sets exactly one of the ...Check fields and alwaysDeny: make each a check of its own"
+}]))]
 pub struct Check {
     #[schemars(length(min = 1, max = 256))]
     pub display_name: String,
@@ -87,7 +91,7 @@ pub enum SbomFormat {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BannedPackage {
     /// Package URL without version: `pkg:maven/org.apache.logging.log4j/log4j-core`.
-    #[schemars(length(min = 6, max = 512))]
+    #[schemars(length(min = 6, max = 512), regex(pattern = "^pkg:[a-z]+/"))]
     pub purl: String,
     /// `<2.17.1`, or several that must all hold: `>=2.0,<2.17.1`. Empty: every version.
     #[serde(default, skip_serializing_if = "String::is_empty")]

@@ -39,7 +39,10 @@ pub struct Policy {
     /// Exactly one is evaluated for a pod: the first whose scope matches. Listed from the most
     /// specific to the least; only the last may be without scope.
     #[serde(default)]
-    #[schemars(length(max = 64))]
+    #[schemars(length(max = 64), extend("x-kubernetes-validations" = [{
+        "rule": "self.size() == 0 || self.filter(s, !has(s.scope)).size() == (has(self[self.size() - 1].scope) ? 0 : 1)",
+        "message": "only the last check set may be without scope: those after it would never be used"
+    }]))]
     pub check_sets: Vec<CheckSet>,
     /// What is known about registries, above all which may be spoken to without TLS.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -64,7 +67,7 @@ pub enum Mode {
 pub struct ImageAllowlist {
     /// `registry/path`, at its end optionally `*` (within one level) or `**` (across levels).
     #[serde(default)]
-    #[schemars(length(max = 256), inner(length(min = 1, max = 512)))]
+    #[schemars(length(max = 256), inner(length(min = 1, max = 512), regex(pattern = r"^[^*/]+/[^*]*\*{0,2}$")))]
     pub allow_pattern: Vec<String>,
 }
 
@@ -88,6 +91,10 @@ pub struct CheckSet {
 /// Exactly one is set.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "has(self.kubernetesNamespace) != has(self.kubernetesServiceAccount)",
+    "message": "a scope has exactly one of kubernetesNamespace and kubernetesServiceAccount"
+}]))]
 pub struct CheckSetScope {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
@@ -102,7 +109,10 @@ pub struct CheckSetScope {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Registry {
     /// As images name it: host, or host:port.
-    #[schemars(length(min = 1, max = 255))]
+    #[schemars(length(min = 1, max = 255), extend("x-kubernetes-validations" = [{
+        "rule": "!self.contains('/')",
+        "message": "host is a host, or host:port, without scheme and path"
+    }]))]
     pub host: String,
     /// Plain HTTP and private or loopback addresses are allowed for this registry. For rigs and air
     /// gaps; what is fetched is held against its digest all the same.
@@ -112,6 +122,10 @@ pub struct Registry {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "self.kind != 'ServiceAccount' || self.name.matches('^[^:]+:[^:]+$')",
+    "message": "a ServiceAccount is named namespace:name"
+}]))]
 pub struct Deployer {
     pub kind: DeployerKind,
     /// A user or group as the API server names it; a service account as `namespace:name`.

@@ -1,0 +1,132 @@
+//! Admission policies of `deploy/`: who may say what, in whose name, and which writes come too late.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use kube::Client;
+use serde_json::{Value, json};
+use tidegate_tests::rig::{Fleet, apply};
+use tokio::time::{Instant, sleep};
+
+use super::ask::{self, Answer};
+use super::samples::{self, NAMESPACE};
+use crate::world::{APPROVER, NOVICE};
+
+const FRESH: Duration = Duration::from_secs(20);
+
+/// The API server learns of admission policies by a watch: they hold a moment after they are stored.
+pub async fn policies_in_force(admin: &Client) -> Result<()> {
+    for (kind, change) in
+        [("Verdict", json!({})), ("Approval", json!({"user": "dana"})), ("BreakGlass", json!({"user": "dana"}))]
+    {
+        let mut object = samples::named(kind, "probe")?;
+        samples::merge(&mut object["spec"], &change);
+        let from = Instant::now();
+        while let Answer::Accepted(_) = ask::try_create(admin, &object).await? {
+            if from.elapsed() > FRESH {
+                bail!("the admission policy on {kind} does not hold after {FRESH:?}");
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+    Ok(())
+}
+
+/// An approver by `deploy/`'s role, and somebody who may create the objects but lacks the verbs.
+pub async fn bindings(admin: &Client) -> Result<()> {
+    let group = "rbac.authorization.k8s.io";
+    let bound = |user: &str, role: &str| {
+        json!({"apiVersion": format!("{group}/v1"), "kind": "ClusterRoleBinding", "metadata": {"name": format!("{user}-{role}")},
+               "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": role},
+               "subjects": [{"apiGroup": group, "kind": "User", "name": user}]})
+    };
+    apply::objects(
+        admin,
+        &[
+            json!({"apiVersion": format!("{group}/v1"), "kind": "ClusterRole", "metadata": {"name": "novice"}, "rules": [
+                {"apiGroups": ["tidegate.io"], "resources": ["approvals", "breakglasses", "quarantines"],
+                 "verbs": ["get", "list", "create", "patch", "update", "delete"]}]}),
+            bound(NOVICE, "novice"),
+            bound(APPROVER, "tidegate-approver"),
+        ],
+    )
+    .await
+}
+
+fn by(kind: &str, name: &str, user: &str) -> Result<Value> {
+    let mut object = samples::named(kind, name)?;
+    object["spec"]["user"] = user.into();
+    Ok(object)
+}
+
+pub async fn approvals_need_a_verb_and_the_own_name(fleet: &Fleet) -> Result<()> {
+    let approver = fleet.hub.client_for(APPROVER).await?;
+    let novice = fleet.hub.client_for(NOVICE).await?;
+    ask::create(&approver, &by("Approval", "by-ava", APPROVER)?).await?.accepted()?;
+    let other = ask::create(&approver, &by("Approval", "for-nora", NOVICE)?).await?;
+    other.refused_with("an Approval is given in one's own name: spec.user must be ava")?;
+    let without = ask::create(&novice, &by("Approval", "by-nora", NOVICE)?).await?;
+    without.refused_with("nora lacks the verb approve on releases.tidegate.io in objects")
+}
+
+pub async fn breakglass_needs_a_verb_and_the_own_name(fleet: &Fleet) -> Result<()> {
+    let novice = fleet.hub.client_for(NOVICE).await?;
+    let without = ask::create(&novice, &by("BreakGlass", "by-nora", NOVICE)?).await?;
+    without.refused_with("nora lacks the verb breakglass on breakglasses.tidegate.io in objects")?;
+    let other = ask::create(&novice, &by("BreakGlass", "for-ava", APPROVER)?).await?;
+    other.refused_with("a BreakGlass names its own maker: spec.user must be nora")?;
+    ask::create(&fleet.hub.admin, &by("BreakGlass", "by-admin", "cluster-admin")?).await?.accepted().map(drop)
+}
+
+pub async fn a_quarantine_is_lifted_by_right_only(fleet: &Fleet) -> Result<()> {
+    let novice = fleet.hub.client_for(NOVICE).await?;
+    let quarantine = samples::named("Quarantine", "held")?;
+    let lifted = json!({"spec": {"lifted": {"by": NOVICE, "reason": "it was the database"}}});
+    let more = json!({"spec": {"digests": [samples::DIGEST, format!("sha256:{}", "c".repeat(64))]}});
+    let lacks = "nora lacks the verb unquarantine on quarantines.tidegate.io";
+    ask::create(&fleet.hub.admin, &quarantine).await?.accepted()?;
+    ask::change(&novice, &quarantine, &lifted).await?.refused_with(lacks)?;
+    ask::delete(&novice, &quarantine).await?.refused_with(lacks)?;
+    ask::change(&novice, &quarantine, &more).await?.accepted()?;
+    let fewer = json!({"spec": {"digests": [samples::DIGEST]}});
+    ask::change(&novice, &quarantine, &fewer).await?.refused_with(lacks)?;
+    ask::change(&fleet.hub.admin, &quarantine, &lifted).await?.accepted().map(drop)
+}
+
+pub async fn a_deposed_spoke_cannot_raise_a_weight(fleet: &Fleet) -> Result<()> {
+    let admin = &fleet.hub.admin;
+    let definition = fleet.parts.gateway_crds.join("gateway.networking.k8s.io_httproutes.yaml");
+    apply::yaml(admin, &std::fs::read_to_string(&definition).with_context(|| definition.display().to_string())?)
+        .await?;
+    apply::custom_kinds_served(admin).await?;
+
+    let decision = |text: &str| json!({"metadata": {"annotations": {"tidegate.io/decision": text}}});
+    let weights = |canary: u8| {
+        json!({"spec": {"rules": [{"backendRefs": [
+            {"name": "portal", "port": 80, "weight": 100 - canary}, {"name": "portal-canary", "port": 80, "weight": canary}]}]}})
+    };
+    let mut route = json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+        "metadata": {"name": "portal", "namespace": NAMESPACE, "annotations": {"tidegate.io/decision": "uid/5/1"}}});
+    samples::merge(&mut route, &weights(5));
+    ask::create(admin, &route).await?.accepted()?;
+
+    let spoke = fleet.hub.client_for("tidegate-spoke").await?;
+    let late = "this route was last driven under epoch 5; a write under 4 comes from a deposed leader";
+    let from = Instant::now();
+    // The policy holds once the API server has seen the kind that it is about.
+    while let Answer::Accepted(_) = ask::change(&spoke, &route, &decision("uid/4/2")).await? {
+        if from.elapsed() > FRESH {
+            bail!("the epoch fence does not hold after {FRESH:?}");
+        }
+        ask::change(admin, &route, &decision("uid/5/1")).await?.accepted()?;
+        sleep(Duration::from_millis(200)).await;
+    }
+    let mut raise = decision("uid/4/2");
+    samples::merge(&mut raise, &weights(25));
+    ask::change(&spoke, &route, &raise).await?.refused_with(late)?;
+    // Lowering leaves the annotation alone: it must always pass.
+    ask::change(&spoke, &route, &weights(0)).await?.accepted()?;
+    let mut raise = decision("uid/6/2");
+    samples::merge(&mut raise, &weights(25));
+    ask::change(&spoke, &route, &raise).await?.accepted().map(drop)
+}
