@@ -28,6 +28,12 @@ fn leaving(pod: &Pod) -> bool {
         || matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
 }
 
+/// When the kubelet took it; until it says so, when the pod was made.
+fn began(pod: &Pod) -> Option<Timestamp> {
+    let started = pod.status.as_ref().and_then(|s| s.start_time.as_ref());
+    started.or(pod.metadata.creation_timestamp.as_ref()).map(|t| t.0)
+}
+
 /// (is ready, since when it is what it is).
 fn readiness(pod: &Pod) -> (bool, Option<Timestamp>) {
     let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_ref());
@@ -82,7 +88,7 @@ pub fn for_judge(pods: &[Arc<Pod>]) -> Vec<judge::Pod> {
     pods.iter()
         .filter(|p| !leaving(p))
         .filter_map(|p| {
-            let since = p.status.as_ref().and_then(|s| s.start_time.as_ref()).map(|t| t.0)?;
+            let since = began(p)?;
             Some(judge::Pod { name: p.metadata.name.clone()?, since })
         })
         .collect()
@@ -105,7 +111,7 @@ impl SeenReady {
         let seen = pod.metadata.uid.as_ref().is_some_and(|uid| self.0.contains(uid));
         // Over a restart of ours: the condition starts out as False with the pod and changes its time only when it
         // changes its value.
-        let started = pod.status.as_ref().and_then(|s| s.start_time.as_ref()).map(|t| t.0);
+        let started = began(pod);
         let turned =
             matches!((started, since), (Some(a), Some(b)) if b.duration_since(a) > SignedDuration::from_secs(2));
         seen || turned
@@ -119,7 +125,7 @@ pub fn trouble(pods: &[Arc<Pod>], start: Option<Timestamp>, seen: &SeenReady) ->
     for pod in pods.iter().filter(|p| !leaving(p)) {
         trouble.pods += 1;
         let Some(status) = &pod.status else { continue };
-        let young = matches!((start, &status.start_time), (Some(start), Some(began)) if began.0 >= start);
+        let young = matches!((start, began(pod)), (Some(start), Some(began)) if began >= start);
         for container in status.container_statuses.iter().flatten() {
             let ended = container.last_state.as_ref().and_then(|s| s.terminated.as_ref());
             let ended_now = container.state.as_ref().and_then(|s| s.terminated.as_ref());
