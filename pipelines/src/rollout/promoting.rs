@@ -101,6 +101,10 @@ fn at_canary(d: &mut Draft<'_>) {
     if paused(d) {
         return;
     }
+    if !d.seen.verdict.allows() {
+        d.say("VerdictMissing", format!("stable's template stays while the verdict is {}", d.seen.verdict));
+        return late(d);
+    }
     if !capacity::ready_for(d, 100) {
         d.say("CapacityNotReady", "the canary must carry everything before stable's pods change");
         return late(d);

@@ -297,3 +297,13 @@ fn a_rollback_whose_target_has_no_verdict_is_paged_and_goes_on_when_it_has() {
     assert_eq!(world.run_to_end(), RolloutPhase::RolledBack);
     assert!(world.stable_runs(OLD));
 }
+
+#[test]
+fn stables_template_takes_nothing_without_an_allow() {
+    let mut world = World::default();
+    world.run_to_promoting(PromotingStep::AtCanary);
+    world.verdict(NEW, VerdictView::Error { reason: "registry away".into() });
+    assert!(!world.until(30, |world| world.stable_runs(NEW)));
+    world.verdict(NEW, VerdictView::Allow);
+    assert_eq!(world.run_to_end(), RolloutPhase::Promoted);
+}
