@@ -1,0 +1,418 @@
+//! Rows of the Release table.
+
+use tidegate_pipelines::api::{ReleasePhase, RollbackScope, RolloutPhase, RolloutReason, Span, VerdictDecision};
+use tidegate_pipelines::release::PipelineState;
+
+use super::fleet::{Fleet, digest, image, pipeline};
+
+fn everywhere() -> Fleet {
+    let mut pipeline = pipeline();
+    pipeline.rollback = RollbackScope::Release;
+    Fleet::new(pipeline)
+}
+
+#[test]
+fn stages_pass_in_order_and_each_soaks_before_the_next() {
+    let mut fleet = Fleet::new(pipeline());
+    let name = fleet.release('1');
+    fleet.settle();
+    assert_eq!(fleet.phase(&name), ReleasePhase::Shipping);
+    assert!(fleet.rollout("staging").is_some() && fleet.rollout("prod-east").is_none());
+    fleet.report("staging", RolloutPhase::Canary).settle().report("staging", RolloutPhase::Promoted).settle();
+    assert_eq!(fleet.phase(&name), ReleasePhase::Waiting);
+    assert!(fleet.message(&name).contains("soaks"), "{}", fleet.message(&name));
+    fleet.pass(4).settle();
+    assert!(fleet.rollout("prod-east").is_none(), "not soaked yet");
+    fleet.pass(1).settle();
+    assert!(fleet.rollout("prod-east").is_some() && fleet.rollout("prod-west").is_none());
+    fleet.promote("prod-east").promote("prod-west");
+    assert_eq!(fleet.phase(&name), ReleasePhase::Promoted);
+}
+
+#[test]
+fn once_promoted_nothing_is_written_any_more() {
+    let mut fleet = Fleet::new(pipeline());
+    fleet.release('1');
+    fleet.settle().promote("staging").promote("prod-east").promote("prod-west");
+    let writes = fleet.writes;
+    for _ in 0..20 {
+        fleet.pass(3600).settle();
+    }
+    assert_eq!(fleet.writes, writes);
+}
+
+#[test]
+fn a_denied_image_writes_nothing_in_any_environment() {
+    let mut fleet = Fleet::new(pipeline());
+    let name = fleet.release('1');
+    fleet.verdict(&name, "prod-west", VerdictDecision::Deny, false);
+    fleet.settle();
+    assert_eq!(fleet.phase(&name), ReleasePhase::Denied);
+    assert!(fleet.rollouts.is_empty());
+    assert!(fleet.message(&name).contains("prod-west: signature"), "{}", fleet.message(&name));
+    // Final until retry, though the verdict turns.
+    fleet.verdict(&name, "prod-west", VerdictDecision::Allow, false);
+    fleet.pass(60).settle();
+    assert_eq!(fleet.phase(&name), ReleasePhase::Denied);
+    fleet.change(&name, |spec| spec.attempt = 2).settle();
+    assert_eq!(fleet.phase(&name), ReleasePhase::Shipping);
+}
+
+#[test]
+fn evidence_that_comes_late_is_waited_for_until_the_deadline() {
+    for (decision, retryable) in [(VerdictDecision::Error, true), (VerdictDecision::Deny, true)] {
+        let mut fleet = Fleet::new(pipeline());
+        let name = fleet.release('1');
+        fleet.verdict(&name, "staging", decision, retryable);
+        fleet.settle().pass(599).settle();
+        assert_eq!(fleet.phase(&name), ReleasePhase::Verifying, "{decision:?}");
+        fleet.pass(1).settle();
+        assert_eq!(fleet.phase(&name), ReleasePhase::Denied, "{decision:?}");
+        assert!(fleet.rollouts.is_empty());
+    }
+    let mut fleet = Fleet::new(pipeline());
+    let name = fleet.release('1');
+    fleet.verdict(&name, "staging", VerdictDecision::Error, true);
+    fleet.settle().pass(300).settle();
+    fleet.verdicts.clear();
+    fleet.settle();
+    assert_eq!(fleet.phase(&name), ReleasePhase::Shipping);
+}
+
+#[test]
+fn without_patience_missing_evidence_denies_at_once() {
+    let mut pipeline = pipeline();
+    pipeline.evidence_deadline = Span::ZERO;
+    let mut fleet = Fleet::new(pipeline);
+    let name = fleet.release('1');
+    fleet.verdict(&name, "staging", VerdictDecision::Deny, true);
+    fleet.settle();
+    assert_eq!(fleet.phase(&name), ReleasePhase::Denied);
+}
+
+#[test]
+fn a_verdict_that_turns_stops_later_stages() {
+    let mut fleet = Fleet::new(pipeline());
+    let name = fleet.release('1');
+    fleet.settle();
+    fleet.verdict(&name, "prod-east", VerdictDecision::Deny, false);
+    fleet.promote("staging");
+    assert_eq!(fleet.phase(&name), ReleasePhase::Stopped);
+    assert!(fleet.rollout("prod-east").is_none());
+}
+
+#[test]
+fn a_registry_away_between_stages_holds_and_then_goes_on() {
+    let mut fleet = Fleet::new(pipeline());
+    let name = fleet.release('1');
+    fleet.settle();
+    fleet.verdict(&name, "prod-east", VerdictDecision::Error, true);
+    fleet.promote("staging");
+    assert_eq!(fleet.phase(&name), ReleasePhase::Waiting);
+    assert!(fleet.rollout("prod-east").is_none());
+    fleet.verdicts.clear();
+    fleet.settle();
+    assert!(fleet.rollout("prod-east").is_some());
+}
+
+#[test]
+fn a_stage_that_needs_approval_waits_for_the_one_that_names_it() {
+    let mut pipeline = pipeline();
+    pipeline.stages[1].require_approval = true;
+    let mut fleet = Fleet::new(pipeline);
+    let name = fleet.release('1');
+    fleet.settle().promote("staging");
+    assert_eq!(fleet.phase(&name), ReleasePhase::Waiting);
+    assert_eq!(fleet.status(&name).stage.as_deref(), Some("east"));
+    fleet.approve(&name, "west").approve("other", "east").settle();
+    assert!(fleet.rollout("prod-east").is_none());
+    fleet.approve(&name, "east").settle();
+    assert!(fleet.rollout("prod-east").is_some());
+}
+
+#[test]
+fn an_older_release_waits_for_an_approval_that_names_it() {
+    let mut fleet = Fleet::new(pipeline());
+    let old = fleet.now;
+    fleet.pass(100);
+    fleet.release('2');
+    fleet.settle();
+    let older = fleet.release_built('1', old);
+    fleet.settle();
+    assert_eq!(fleet.phase(&older), ReleasePhase::Downgrade);
+    fleet.promote("staging").promote("prod-east").promote("prod-west");
+    assert_eq!(fleet.phase(&older), ReleasePhase::Downgrade, "what is stable is newer as well");
+    fleet.approve(&older, "downgrade").settle();
+    assert_eq!(fleet.phase(&older), ReleasePhase::Shipping);
+}
+
+#[test]
+fn a_newer_release_takes_over_and_waits_until_the_older_has_gone() {
+    let mut fleet = Fleet::new(pipeline());
+    let old = fleet.release('1');
+    fleet.settle().report("staging", RolloutPhase::Canary).settle();
+    fleet.pass(10);
+    let new = fleet.release('2');
+    fleet.settle();
+    assert_eq!(fleet.rollout("staging").unwrap().spec.superseded_by.as_deref(), Some(new.as_str()));
+    assert_eq!(fleet.rollouts.len(), 1, "one rollout at a time acts on a workload");
+    assert!(fleet.told(&new, "staging").contains("WorkloadBusy"), "{}", fleet.told(&new, "staging"));
+    fleet.report("staging", RolloutPhase::Superseded).settle();
+    assert_eq!(fleet.phase(&old), ReleasePhase::Superseded);
+    assert_eq!(fleet.rollout("staging").unwrap().spec.release, new);
+}
+
+#[test]
+fn a_newer_release_without_allow_supersedes_nothing() {
+    let mut fleet = Fleet::new(pipeline());
+    let old = fleet.release('1');
+    fleet.settle().report("staging", RolloutPhase::Canary).settle().pass(10);
+    let new = fleet.release('2');
+    fleet.verdict(&new, "prod-west", VerdictDecision::Deny, false);
+    fleet.settle();
+    assert_eq!(fleet.phase(&new), ReleasePhase::Denied);
+    assert_eq!(fleet.phase(&old), ReleasePhase::Shipping);
+    assert!(fleet.rollout("staging").unwrap().spec.superseded_by.is_none());
+}
+
+#[test]
+fn stages_not_begun_are_never_begun_once_superseded() {
+    let mut fleet = Fleet::new(pipeline());
+    let old = fleet.release('1');
+    fleet.settle().report("staging", RolloutPhase::Promoted).settle().pass(1);
+    fleet.release('2');
+    fleet.settle().pass(60).settle();
+    assert_eq!(fleet.phase(&old), ReleasePhase::Superseded);
+    assert!(fleet.rollout("prod-east").is_none());
+}
+
+#[test]
+fn a_breach_stops_later_stages_and_quarantines_for_its_environment() {
+    let mut fleet = Fleet::new(pipeline());
+    let name = fleet.release('1');
+    fleet.settle().promote("staging").breach("prod-east", RolloutPhase::RolledBack).settle();
+    assert_eq!(fleet.phase(&name), ReleasePhase::RolledBack);
+    let quarantine = &fleet.quarantines[0].spec;
+    assert_eq!((&quarantine.digests, &quarantine.environments), (&vec![digest('1')], &vec!["prod-east".to_owned()]));
+    fleet.pass(3600).settle();
+    assert!(fleet.rollout("prod-west").is_none());
+    assert_eq!(fleet.rollout("staging").unwrap().spec.reason, RolloutReason::Ship, "staging stays");
+}
+
+#[test]
+fn a_breach_with_rollback_release_takes_back_what_had_passed() {
+    let mut fleet = everywhere();
+    let name = fleet.release('1');
+    fleet.settle().promote("staging");
+    let share = fleet.rollout("prod-east").unwrap().spec.alpha_share;
+    assert!((share - 1.0 / 3.0).abs() < 1e-9, "one alpha over the release");
+    // Told while the spoke still moves the weight: nobody waits for its end.
+    fleet.breach("prod-east", RolloutPhase::Canary).settle();
+    assert_eq!(fleet.phase(&name), ReleasePhase::RollingBack);
+    let back = fleet.rollout("staging").unwrap();
+    assert_eq!((back.spec.reason, back.spec.images.clone()), (RolloutReason::Rollback, vec![image('0')]));
+    assert!(fleet.quarantines[0].spec.environments.is_empty(), "everywhere");
+    fleet.report("prod-east", RolloutPhase::RolledBack).settle();
+    assert_eq!(fleet.phase(&name), ReleasePhase::RollingBack, "staging is not back yet");
+    fleet.report("staging", RolloutPhase::RolledBack).settle();
+    assert_eq!(fleet.phase(&name), ReleasePhase::RolledBack);
+    assert!(fleet.rollout("prod-west").is_none());
+}
+
+#[test]
+fn a_breach_while_paused_is_answered_too() {
+    let mut fleet = everywhere();
+    let name = fleet.release('1');
+    fleet.settle().promote("staging").report("prod-east", RolloutPhase::Canary);
+    fleet.change(&name, |spec| spec.paused = true).settle();
+    fleet.breach("prod-east", RolloutPhase::RolledBack).settle();
+    assert_eq!(fleet.rollout("staging").unwrap().spec.reason, RolloutReason::Rollback);
+    assert_eq!(fleet.quarantines.len(), 1);
+}
+
+#[test]
+fn a_rollback_in_progress_is_awaited_before_a_newer_release_starts() {
+    let mut fleet = everywhere();
+    fleet.release('1');
+    fleet.settle().promote("staging").breach("prod-east", RolloutPhase::RolledBack).settle();
+    fleet.pass(10);
+    let new = fleet.release('2');
+    fleet.settle();
+    assert_eq!(fleet.rollout("staging").unwrap().spec.reason, RolloutReason::Rollback);
+    fleet.report("staging", RolloutPhase::RolledBack).settle();
+    assert_eq!(fleet.rollout("staging").unwrap().spec.release, new);
+}
+
+#[test]
+fn where_nothing_ran_before_there_is_nothing_to_go_back_to_and_it_is_told() {
+    let mut fleet = everywhere();
+    let name = fleet.release('1');
+    fleet.settle().report("staging", RolloutPhase::Promoted);
+    fleet.rollouts[0].status.as_mut().unwrap().target.clear();
+    fleet.settle().pass(6).settle().breach("prod-east", RolloutPhase::RolledBack).settle();
+    assert_eq!(fleet.phase(&name), ReleasePhase::RolledBack);
+    assert!(fleet.message(&name).contains("NoRollbackTarget"), "{}", fleet.message(&name));
+}
+
+#[test]
+fn only_digests_that_a_rollout_brought_are_quarantined() {
+    let mut fleet = Fleet::new(pipeline());
+    fleet.release('1');
+    fleet.settle();
+    let sidecar = |digit| tidegate_pipelines::api::ReleaseImage { container: "proxy".into(), ..image(digit) };
+    fleet.rollouts[0].spec.images.push(sidecar('9'));
+    fleet.breach("staging", RolloutPhase::RolledBack);
+    fleet.rollouts[0].status.as_mut().unwrap().target = vec![image('0'), sidecar('9')];
+    fleet.settle();
+    assert_eq!(fleet.quarantines.iter().map(|q| q.spec.digests.clone()).collect::<Vec<_>>(), [vec![digest('1')]]);
+}
+
+#[test]
+fn a_lifted_quarantine_stays_lifted_for_the_breach_it_was_lifted_after() {
+    let mut fleet = everywhere();
+    fleet.release('1');
+    fleet.settle().promote("staging").breach("prod-east", RolloutPhase::RolledBack).settle();
+    let lifted = tidegate_pipelines::api::Lifted { by: "anna".into(), reason: "a false alarm of ours".into() };
+    fleet.quarantines[0].spec.lifted = Some(lifted);
+    fleet.settle();
+    assert!(fleet.quarantines[0].spec.lifted.is_some());
+}
+
+#[test]
+fn an_end_without_a_breach_stops_without_quarantine() {
+    use RolloutPhase::*;
+    for (end, phase) in [
+        (Inconclusive, ReleasePhase::Stopped),
+        (Blind, ReleasePhase::Stopped),
+        (Failed, ReleasePhase::Stopped),
+        (Denied, ReleasePhase::Denied),
+        (Withdrawn, ReleasePhase::Withdrawn),
+    ] {
+        let mut fleet = everywhere();
+        let name = fleet.release('1');
+        fleet.settle().promote("staging").report("prod-east", end).settle().pass(3600).settle();
+        assert_eq!(fleet.phase(&name), phase, "{end:?}");
+        assert!(fleet.quarantines.is_empty() && fleet.rollout("prod-west").is_none(), "{end:?}");
+        assert_eq!(fleet.rollout("staging").unwrap().spec.reason, RolloutReason::Ship, "{end:?}");
+    }
+}
+
+#[test]
+fn an_abort_goes_back_without_quarantine_and_is_not_shipped_again_by_itself() {
+    let mut fleet = Fleet::new(pipeline());
+    let name = fleet.release('1');
+    fleet.settle().promote("staging").report("prod-east", RolloutPhase::Canary);
+    fleet.change(&name, |spec| spec.abort = true).settle();
+    assert!(fleet.rollout("prod-east").unwrap().spec.abort);
+    assert_eq!(fleet.phase(&name), ReleasePhase::RollingBack);
+    fleet.report("prod-east", RolloutPhase::Withdrawn).settle().pass(60).settle();
+    assert_eq!(fleet.phase(&name), ReleasePhase::Withdrawn);
+    assert!(fleet.quarantines.is_empty());
+    fleet.change(&name, |spec| (spec.attempt, spec.abort) = (2, false)).settle();
+    assert_eq!(fleet.phase(&name), ReleasePhase::Shipping, "retry ships it again");
+    assert!(fleet.rollout("staging").unwrap().metadata.name.as_deref().unwrap().ends_with("-2"));
+}
+
+#[test]
+fn undo_takes_back_where_it_passed() {
+    let mut fleet = Fleet::new(pipeline());
+    let name = fleet.release('1');
+    fleet.settle().promote("staging").promote("prod-east").promote("prod-west");
+    fleet.change(&name, |spec| spec.undo = true).settle();
+    for environment in ["staging", "prod-east", "prod-west"] {
+        assert_eq!(fleet.rollout(environment).unwrap().spec.reason, RolloutReason::Rollback, "{environment}");
+        fleet.report(environment, RolloutPhase::RolledBack);
+    }
+    fleet.settle();
+    assert_eq!(fleet.phase(&name), ReleasePhase::Withdrawn);
+    assert!(fleet.quarantines.is_empty());
+}
+
+#[test]
+fn undo_leaves_alone_what_a_newer_release_has_taken_over() {
+    let mut fleet = Fleet::new(pipeline());
+    let old = fleet.release('1');
+    fleet.settle().promote("staging").promote("prod-east").promote("prod-west").pass(10);
+    let new = fleet.release('2');
+    fleet.settle().promote("staging");
+    fleet.change(&old, |spec| spec.undo = true).settle();
+    assert_eq!(fleet.rollout("staging").unwrap().spec.release, new);
+    assert_eq!(fleet.rollout("prod-west").unwrap().spec.reason, RolloutReason::Rollback);
+}
+
+#[test]
+fn a_paused_release_holds_its_intents_and_lets_go_of_those_it_held() {
+    let mut fleet = Fleet::new(pipeline());
+    let name = fleet.release('1');
+    fleet.settle().report("staging", RolloutPhase::Canary);
+    fleet.change(&name, |spec| spec.paused = true).settle();
+    assert!(fleet.rollout("staging").unwrap().spec.paused);
+    fleet.change(&name, |spec| spec.paused = false).settle();
+    assert!(!fleet.rollout("staging").unwrap().spec.paused);
+    // Held by a person there: not ours to let go.
+    fleet.rollouts[0].spec.paused = true;
+    fleet.settle();
+    assert!(fleet.rollout("staging").unwrap().spec.paused);
+    fleet.change(&name, |spec| spec.paused = true).promote("staging");
+    assert!(fleet.rollout("prod-east").is_none(), "nothing starts while held");
+}
+
+#[test]
+fn a_namespace_that_is_not_allowed_moves_nothing_there_and_says_so() {
+    let mut fleet = Fleet::new(pipeline());
+    let name = fleet.release('1');
+    fleet.environments.get_mut("prod-east").unwrap().allowed = Err("no entry selects 'shop'".into());
+    fleet.settle().promote("staging");
+    assert!(fleet.rollout("prod-east").is_none());
+    assert!(fleet.told(&name, "prod-east").contains("NamespaceNotAllowed"), "{}", fleet.told(&name, "prod-east"));
+    assert!(fleet.notes.contains(&"NamespaceNotAllowed".to_owned()));
+    fleet.environments.get_mut("prod-east").unwrap().allowed = Ok(());
+    fleet.settle();
+    assert!(fleet.rollout("prod-east").is_some());
+}
+
+#[test]
+fn an_environment_that_is_missing_leaving_or_silent_is_told_and_waited_for() {
+    for (reason, change) in [
+        (
+            "SpokeNotReady",
+            (|f: &mut Fleet| f.environments.get_mut("prod-east").unwrap().spoke_ready = false) as fn(&mut Fleet),
+        ),
+        ("EnvironmentDeleting", |f| f.environments.get_mut("prod-east").unwrap().deleting = true),
+        ("EnvironmentMissing", |f| drop(f.environments.remove("prod-east"))),
+        ("PipelineRefused", |f| f.state = PipelineState::Refused("two pipelines claim it".into())),
+    ] {
+        let mut fleet = Fleet::new(pipeline());
+        let name = fleet.release('1');
+        fleet.settle();
+        change(&mut fleet);
+        fleet.promote("staging");
+        assert!(fleet.rollout("prod-east").is_none(), "{reason}");
+        assert_eq!(fleet.phase(&name), ReleasePhase::Waiting, "{reason}");
+        assert!(fleet.told(&name, "prod-east").starts_with(reason), "{}", fleet.told(&name, "prod-east"));
+    }
+}
+
+#[test]
+fn a_deleted_pipeline_aborts_what_is_under_way() {
+    let mut fleet = Fleet::new(pipeline());
+    let name = fleet.release('1');
+    fleet.settle().report("staging", RolloutPhase::Canary).settle();
+    fleet.state = PipelineState::Going;
+    fleet.settle();
+    assert!(fleet.rollout("staging").unwrap().spec.abort);
+    fleet.report("staging", RolloutPhase::Withdrawn).settle();
+    assert_eq!(fleet.phase(&name), ReleasePhase::Withdrawn);
+}
+
+#[test]
+fn a_quarantined_digest_is_denied_even_by_retry() {
+    let mut fleet = Fleet::new(pipeline());
+    let name = fleet.release('1');
+    fleet.settle().promote("staging").breach("prod-east", RolloutPhase::RolledBack).settle();
+    let before = fleet.rollouts.len();
+    fleet.change(&name, |spec| spec.attempt = 2).settle();
+    assert_eq!(fleet.phase(&name), ReleasePhase::Denied);
+    assert!(fleet.message(&name).contains("quarantined"));
+    assert_eq!(fleet.rollouts.len(), before);
+}
