@@ -1,7 +1,6 @@
 //! What the hub knows of its cluster: one watch per kind into a store, and which work a change
 //! calls for. Reads only.
 
-use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -43,28 +42,39 @@ pub struct Index {
 }
 
 type Watch = BoxFuture<'static, ()>;
+/// The work that a change of an object calls for.
+type Concerns<K> = fn(&Index, &K) -> Vec<Key>;
 
-fn open<K>(
+/// A watch that is not begun yet: it needs the index that its own store is a part of.
+struct Opening<K: Resource<DynamicType = ()> + Clone + 'static> {
     api: Api<K>,
     config: watcher::Config,
-) -> (Store<K>, impl FnOnce(mpsc::Sender<Key>, Index, fn(&Index, &K) -> Vec<Key>) -> Watch)
+    writer: reflector::store::Writer<K>,
+}
+
+fn open<K>(api: Api<K>, config: watcher::Config) -> (Store<K>, Opening<K>)
+where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    let (reader, writer) = reflector::store();
+    (reader, Opening { api, config, writer })
+}
+
+impl<K> Opening<K>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + Sync + 'static,
 {
-    let (reader, writer) = reflector::store();
-    let start = move |keys: mpsc::Sender<Key>, index: Index, concerns: fn(&Index, &K) -> Vec<Key>| {
+    fn start(self, keys: &mpsc::Sender<Key>, index: &Index, concerns: Concerns<K>) -> Watch {
         // Nobody here reads who set which field, and it is half of an object's size.
-        let stream = watcher(api, config).modify(|object| object.managed_fields_mut().clear());
-        let stream = stream.default_backoff().reflect(writer);
+        let stream = watcher(self.api, self.config).modify(|object| object.managed_fields_mut().clear());
+        let stream = stream.default_backoff().reflect(self.writer);
+        let (keys, index) = (keys.clone(), index.clone());
         async move {
             let mut stream = std::pin::pin!(stream);
             while let Some(event) = stream.next().await {
+                use watcher::Event::{Apply, Delete, InitApply};
                 let object = match event {
-                    Ok(
-                        watcher::Event::Apply(object)
-                        | watcher::Event::InitApply(object)
-                        | watcher::Event::Delete(object),
-                    ) => object,
+                    Ok(Apply(object) | InitApply(object) | Delete(object)) => object,
                     Ok(_) => continue,
                     Err(error) => {
                         tracing::warn!(kind = %K::kind(&()), %error, "watch interrupted");
@@ -79,8 +89,7 @@ where
             }
         }
         .boxed()
-    };
-    (reader, start)
+    }
 }
 
 impl Index {
@@ -117,23 +126,22 @@ impl Index {
             namespaces,
             leases,
         };
-        let (k, i) = (|| keys.clone(), || index.clone());
         let watches = vec![
-            on_events(k(), i(), |_, e| vec![Key::Event(e.name_any())]),
-            on_sources(k(), i(), |index, _| index.open_events()),
-            on_pipelines(k(), i(), Index::of_pipeline),
-            on_releases(k(), i(), Index::of_release),
-            on_approvals(k(), i(), |_, a| {
+            on_events.start(keys, &index, |_, e| vec![Key::Event(e.name_any())]),
+            on_sources.start(keys, &index, |index, _| index.open_events()),
+            on_pipelines.start(keys, &index, Index::of_pipeline),
+            on_releases.start(keys, &index, Index::of_release),
+            on_approvals.start(keys, &index, |_, a| {
                 vec![Key::Release(a.namespace().unwrap_or_default(), a.spec.release.clone())]
             }),
-            on_rollouts(k(), i(), Index::of_rollout),
-            on_environments(k(), i(), Index::of_environment),
-            on_policies(k(), i(), |index, _| index.open_releases(|_| true)),
-            on_attestors(k(), i(), |index, _| index.open_releases(|_| true)),
-            on_trust_roots(k(), i(), |index, _| index.open_releases(|_| true)),
-            on_quarantines(k(), i(), |index, _| index.open_releases(|_| true)),
-            on_namespaces(k(), i(), Index::of_namespace),
-            on_leases(k(), i(), Index::of_lease),
+            on_rollouts.start(keys, &index, Index::of_rollout),
+            on_environments.start(keys, &index, Index::of_environment),
+            on_policies.start(keys, &index, |index, _| index.open_releases(|_| true)),
+            on_attestors.start(keys, &index, |index, _| index.open_releases(|_| true)),
+            on_trust_roots.start(keys, &index, |index, _| index.open_releases(|_| true)),
+            on_quarantines.start(keys, &index, |index, _| index.open_releases(|_| true)),
+            on_namespaces.start(keys, &index, Index::of_namespace),
+            on_leases.start(keys, &index, Index::of_lease),
         ];
         (index, watches)
     }
@@ -252,10 +260,5 @@ impl Index {
     fn of_lease(&self, lease: &Lease) -> Vec<Key> {
         let namespace = lease.namespace().unwrap_or_default();
         namespace.strip_prefix("env-").map(|name| Key::Environment(name.to_owned())).into_iter().collect()
-    }
-
-    /// The pipelines' namespaces, for those who ask which of them an environment selects.
-    pub fn namespaces_of_pipelines(&self) -> BTreeSet<String> {
-        self.pipelines.state().iter().filter_map(|p| p.namespace()).collect()
     }
 }

@@ -125,7 +125,8 @@ fn settle(agenda: &mut Agenda, failures: &mut HashMap<Key, u32>, key: Key, next:
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::sync::Semaphore;
 
     use super::*;
 
@@ -145,34 +146,35 @@ mod tests {
         assert_eq!(agenda.next(&HashSet::from([key("a")])), None);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_trigger_during_work_makes_it_run_once_more_and_never_at_once() {
         let (sender, keys) = mpsc::channel(16);
-        let (running, most, runs) =
-            (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let counters = (running.clone(), most.clone(), runs.clone());
-        let trigger = async {
+        let (started, mut starts) = mpsc::unbounded_channel();
+        let gate = Arc::new(Semaphore::new(0));
+        let door = gate.clone();
+        let test = async {
+            sender.send(key("a")).await.unwrap();
+            starts.recv().await.unwrap();
             for _ in 0..3 {
                 sender.send(key("a")).await.unwrap();
             }
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            sender.send(key("a")).await.unwrap();
-            sender.send(key("a")).await.unwrap();
-            tokio::time::sleep(Duration::from_secs(60)).await;
+            // Another key goes past it, so the queue has seen all that was sent before.
+            sender.send(key("b")).await.unwrap();
+            assert_eq!(starts.recv().await, Some(key("b")));
+            gate.add_permits(2);
+            assert_eq!(starts.recv().await, Some(key("a")));
+            assert!(starts.try_recv().is_err(), "three triggers during work are one more run");
+            gate.add_permits(1);
             drop(sender);
         };
-        let work = move |_| {
-            let (running, most, runs) = counters.clone();
+        let work = move |key: Key| {
+            let (started, door) = (started.clone(), door.clone());
             async move {
-                most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                tokio::time::sleep(Duration::from_secs(10)).await;
-                running.fetch_sub(1, Ordering::SeqCst);
-                runs.fetch_add(1, Ordering::SeqCst);
+                started.send(key).unwrap();
+                door.acquire().await.unwrap().forget();
                 Next::Idle
             }
         };
-        tokio::join!(trigger, run(keys, 4, work));
-        assert_eq!(most.load(Ordering::SeqCst), 1);
-        assert_eq!(runs.load(Ordering::SeqCst), 2);
+        tokio::join!(test, run(keys, 4, work));
     }
 }

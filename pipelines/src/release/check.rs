@@ -24,18 +24,18 @@ pub fn violations(world: &World<'_>, plan: &Plan) -> Vec<String> {
             Write::Create { name, spec } => rollback(world, name, spec, &mut found),
             Write::Supersede { by, name, .. } => {
                 let later = world.others.iter().find(|o| o.name_any() == *by);
-                if !later.is_some_and(|o| admitted_at(o) > admitted_at(world.release)) {
+                if later.is_none_or(|o| admitted_at(o) <= admitted_at(world.release)) {
                     found.push(format!("{name} is superseded by {by}, which was not admitted later"));
                 }
             }
             Write::Quarantine { name, .. } => {
-                let breached = |r: &&Rollout| {
+                let breached = |r: &Rollout| {
                     r.spec.release == world.release.name_any()
                         && r.status
                             .as_ref()
                             .is_some_and(|s| s.breach.is_some() || s.phase == Some(RolloutPhase::RolledBack))
                 };
-                if !world.rollouts.iter().any(|r| breached(&r)) {
+                if !world.rollouts.iter().any(|r| breached(r)) {
                     found.push(format!("{name} is quarantined without a breach"));
                 }
             }

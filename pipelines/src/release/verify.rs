@@ -96,7 +96,6 @@ impl Draft<'_, '_> {
 
     /// Whether a person let this release pass `stage`.
     pub fn approved(&self, stage: &str) -> bool {
-        let named = |a: &&crate::api::Approval| a.spec.release == self.name() && a.spec.stage == stage;
-        self.world.approvals.iter().any(|approval| named(&approval))
+        self.world.approvals.iter().any(|a| a.spec.release == self.name() && a.spec.stage == stage)
     }
 }
