@@ -72,22 +72,33 @@ impl KubeCluster {
     }
 
     /// Resolves when every cache has been read once.
+    ///
+    /// A store remembers only the last task that waits for it, so nobody waits on the stores themselves:
+    /// every change asks again.
     pub async fn synced(&self) {
-        let all = futures::join!(
-            self.environments.wait_until_ready(),
-            self.policies.wait_until_ready(),
-            self.attestors.wait_until_ready(),
-            self.trust_roots.wait_until_ready(),
-            self.quarantines.wait_until_ready(),
-            self.verdicts.wait_until_ready(),
-            self.break_glasses.wait_until_ready(),
-            self.rollouts.wait_until_ready(),
-        );
-        let (a, b, c, d, e, f, g, h) = all;
-        if [a, b, c, d, e, f, g, h].iter().any(Result::is_err) {
-            // The watches are gone: nothing will ever be known.
-            std::future::pending::<()>().await;
+        let mut changes = self.changed.subscribe();
+        while !self.is_synced() {
+            if changes.changed().await.is_err() {
+                // The watches are gone: nothing will ever be known.
+                std::future::pending::<()>().await;
+            }
         }
+    }
+
+    fn is_synced(&self) -> bool {
+        let all = async {
+            futures::join!(
+                self.environments.wait_until_ready(),
+                self.policies.wait_until_ready(),
+                self.attestors.wait_until_ready(),
+                self.trust_roots.wait_until_ready(),
+                self.quarantines.wait_until_ready(),
+                self.verdicts.wait_until_ready(),
+                self.break_glasses.wait_until_ready(),
+                self.rollouts.wait_until_ready(),
+            )
+        };
+        all.now_or_never().is_some_and(|(a, b, c, d, e, f, g, h)| [a, b, c, d, e, f, g, h].iter().all(Result::is_ok))
     }
 
     fn build(&self, environment: &Environment) -> Result<Arc<InForce>, NotInForce> {
@@ -149,7 +160,7 @@ where
 #[async_trait]
 impl Cluster for KubeCluster {
     fn in_force(&self) -> Result<Arc<InForce>, NotInForce> {
-        if self.synced().now_or_never().is_none() {
+        if !self.is_synced() {
             return Err(NotInForce::NotSynced);
         }
         let Some(environment) = self.environments.get(&ObjectRef::new(&self.environment)) else {
