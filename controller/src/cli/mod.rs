@@ -1,10 +1,14 @@
 //! The command line: what people and CI say to the fleet.
 
 pub mod crds;
+pub mod documents;
 pub mod hub;
+pub mod import;
 pub mod install;
+pub mod lint;
 pub mod show;
 pub mod verbs;
+pub mod verify;
 
 #[derive(clap::Parser, Debug)]
 #[command(name = "tidegate", version, about = "Deployment control with supply-chain security")]
@@ -39,6 +43,13 @@ pub enum Command {
     Retry(With<verbs::Target>),
     /// Take a release back where it passed.
     Undo(With<verbs::Target>),
+    /// Say what is wrong with manifests of ours, without a cluster.
+    Lint(lint::LintArgs),
+    /// Verify an image against a policy file; exit code 0 Allow, 1 Deny, 2 Error.
+    Verify(verify::VerifyArgs),
+    /// Work on policy files.
+    #[command(subcommand)]
+    Policy(import::PolicyCommand),
     /// Apply CRDs, accounts, admission policies and roles to a cluster.
     Install(install::InstallArgs),
     /// Run the doors: receive build events.
@@ -100,6 +111,9 @@ pub async fn run(cli: Cli) -> anyhow::Result<std::process::ExitCode> {
         Command::Resume(c) => say(verbs::resume(&Hub::connect(&c.hub).await?, &c.args).await?),
         Command::Retry(c) => say(verbs::retry(&Hub::connect(&c.hub).await?, &c.args).await?),
         Command::Undo(c) => say(verbs::undo(&Hub::connect(&c.hub).await?, &c.args).await?),
+        Command::Lint(args) => return Ok(lint::run(&args, say)),
+        Command::Verify(args) => return Ok(verify::run(&args, now, print, complain).await),
+        Command::Policy(import::PolicyCommand::Import(args)) => return Ok(import::run(&args, print, complain)),
         Command::Install(args) => install::run(&args).await?,
         Command::Doors(args) => roles::doors::run(args).await?,
         Command::Hub(args) => roles::hub::run(args).await?,
@@ -117,4 +131,10 @@ fn print(text: &str) {
 
 fn say(line: String) {
     print(&format!("{line}\n"));
+}
+
+/// What kept a command from its answer.
+#[allow(clippy::print_stderr)]
+fn complain(line: &str) {
+    eprintln!("{line}");
 }

@@ -12,7 +12,7 @@ use crate::digest::Digest;
 use crate::evidence::Evidence;
 use crate::evidence::simple_signing::PkixKey;
 use crate::json;
-use crate::model::{Attestor, Keyless, PublicKey, TrustRoot};
+use crate::model::{Attestor, Keyless, PolicyError, PublicKey, TrustRoot};
 
 /// The attestors that a check set names, ready to hold bundles against.
 #[derive(Clone, Default)]
@@ -114,6 +114,18 @@ fn read_root(name: &str, root: &TrustRoot) -> Result<TrustedRoot, AuthorityError
     let error = |reason: String| AuthorityError::TrustRoot { root: name.to_owned(), reason };
     json::check(root.trusted_root.as_bytes(), "trusted_root.json").map_err(|e| error(e.to_string()))?;
     TrustedRoot::from_json(&root.trusted_root).map_err(|e| error(e.to_string()))
+}
+
+impl TrustRoot {
+    /// Whether signatures can be held against it at all.
+    pub fn validate(&self) -> Result<(), Vec<PolicyError>> {
+        let told = |message: String| vec![PolicyError { path: "trustedRoot".into(), message }];
+        let root = read_root("this", self).map_err(|error| match error {
+            AuthorityError::TrustRoot { reason, .. } => told(format!("is no trusted_root.json: {reason}")),
+            other => told(other.to_string()),
+        })?;
+        Verifier::new(&root).map(drop).map_err(|error| told(format!("cannot be used: {error}")))
+    }
 }
 
 fn empty_root() -> Result<TrustedRoot, AuthorityError> {
