@@ -57,6 +57,10 @@ pub fn event_source(spec: &EventSourceSpec, namespace: &str, findings: &mut Vec<
     if !github && spec.report.is_some() {
         findings.push(Finding::new("spec.report", "is for github only"));
     }
+    if !github && spec.images.is_empty() {
+        let message = "is empty, so this source may name no image: list the repositories that it pushes to";
+        findings.push(Finding::new("spec.images", message));
+    }
     if spec.repositories.is_empty() && spec.images.is_empty() {
         let message = "is empty, as images is, so this source may speak for nothing: name what it builds";
         findings.push(Finding::new("spec.repositories", message));

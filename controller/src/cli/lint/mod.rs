@@ -127,7 +127,7 @@ pub fn lint(documents: &[Document]) -> Report {
 fn meaning_of(document: &Document, sources: &BTreeMap<String, MetricsSource>, findings: &mut Vec<Finding>) {
     let spec = document.value.get("spec").cloned().unwrap_or_default();
     match document.kind() {
-        "Pipeline" => read(spec, findings, |spec, findings| pipeline::check(spec, sources, findings)),
+        "Pipeline" => read(spec, findings, |spec, findings| pipeline::check(document.name(), spec, sources, findings)),
         "Environment" => read(spec, findings, meaning::environment),
         "EventSource" => read(spec, findings, |spec, findings| {
             meaning::event_source(spec, document.text("/metadata/namespace"), findings)

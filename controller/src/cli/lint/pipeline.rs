@@ -4,12 +4,23 @@ use std::collections::BTreeMap;
 
 use tidegate_pipelines::api::{MetricsSource, PipelineSpec, Span, Strategy};
 use tidegate_pipelines::judge::selector;
+use tidegate_pipelines::release;
 use tidegate_policies::image::ImageRef;
 
 use super::schema::{Finding, is_name};
 
+/// As the hub has it: a release's name adds a dash, ten digits and its attempt.
+const LONGEST_NAME: usize = 48;
+
 /// `sources` are those of environments that the same files describe, by name.
-pub fn check(spec: &PipelineSpec, sources: &BTreeMap<String, MetricsSource>, findings: &mut Vec<Finding>) {
+pub fn check(name: &str, spec: &PipelineSpec, sources: &BTreeMap<String, MetricsSource>, findings: &mut Vec<Finding>) {
+    if name.len() > LONGEST_NAME {
+        let message = format!(
+            "has {} characters: releases are named after it, and at most {LONGEST_NAME} fit into their label",
+            name.len()
+        );
+        findings.push(Finding::new("metadata.name", message));
+    }
     images(spec, findings);
     stages(spec, findings);
     strategy(&spec.strategy, findings);
@@ -59,7 +70,12 @@ fn stages(spec: &PipelineSpec, findings: &mut Vec<Finding>) {
     let mut names = BTreeMap::new();
     let mut environments = BTreeMap::new();
     for (i, stage) in spec.stages.iter().enumerate() {
-        unique(&mut names, &stage.name, &format!("spec.stages[{i}].name"), findings);
+        let path = format!("spec.stages[{i}].name");
+        if stage.name == release::DOWNGRADE_STAGE {
+            let message = format!("'{}' is the name of the approval for older releases: choose another", stage.name);
+            findings.push(Finding::new(&path, message));
+        }
+        unique(&mut names, &stage.name, &path, findings);
         for (j, environment) in stage.environments.iter().enumerate() {
             let path = format!("spec.stages[{i}].environments[{j}]");
             if !is_name(environment, 40) {

@@ -71,6 +71,7 @@ fn what_is_wrong_with_a_pipeline_is_told_with_its_path() {
         ("total: requests_total", "total: 'requests_total{pod=\"a\"}'", "label 'pod'"),
         ("kind: Pipeline", "kind: Pipelines", "kind: tidegate.io/v1alpha1 has no such kind; known in"),
         ("v1alpha1", "v1", "known in tidegate.io/v1alpha1"),
+        ("name: staging,", "name: downgrade,", "spec.stages[0].name: 'downgrade' is the name of the approval"),
         ("metadata: {name: portal", "metadata: {nam: portal", "metadata.nam: is not a field: did you mean 'name'?"),
         ("metadata: {name: portal", "metadata: {name: Portal", "metadata.name: 'Portal' is no name"),
     ] {
@@ -101,6 +102,11 @@ fn what_is_wrong_with_the_other_kinds_is_told() {
     for (kind, spec, told) in [
         ("EventSource", "{kind: github, repositories: [a/b]}", "spec.hmacSecret: is missing"),
         ("EventSource", "{kind: cloudbuild, repositories: [p]}", "spec.oidc: is missing"),
+        (
+            "EventSource",
+            "{kind: cloudbuild, oidc: {issuer: 'https://i', audience: a, email: a@b}, repositories: [p]}",
+            "spec.images: is empty",
+        ),
         ("EventSource", "{kind: gitlab}", "spec.kind: 'gitlab' is not one of '"),
         ("EventSource", "{kind: github, hmacSecret: {name: s, key: k}}", "may speak for nothing"),
         ("EventSource", "{kind: github, hmacSecret: {name: s, key: k}, repositories: [a]}", "'a' is not owner/name"),
