@@ -6,8 +6,10 @@ use serde_json::{Value, json};
 use super::{ask, samples};
 use crate::world::{HubOnly, World};
 
-/// Kind's short name, what its status says, the header, and what its line contains.
-fn table() -> Vec<(&'static str, &'static str, Value, Vec<&'static str>, Vec<&'static str>)> {
+/// A kind, its short name, what its status says, the header, and what its line contains.
+type Row = (&'static str, &'static str, Value, Vec<&'static str>, Vec<&'static str>);
+
+fn table() -> Vec<Row> {
     vec![
         (
             "Rollout",
