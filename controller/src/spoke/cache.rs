@@ -11,6 +11,7 @@ use kube::runtime::reflector::{Lookup, ObjectRef, Store, store::Writer};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::wake::Wakes;
@@ -27,15 +28,20 @@ struct Own<K> {
     at: Instant,
 }
 
+/// By namespace and name.
+type OwnWrites<K> = HashMap<(String, String), Own<K>>;
+
 /// The objects of one kind in this cluster.
 pub struct Cache<K: Lookup<DynamicType = ()> + Clone + 'static> {
     store: Store<K>,
-    own: Arc<RwLock<HashMap<(String, String), Own<K>>>>,
+    own: Arc<RwLock<OwnWrites<K>>>,
+    /// Not the store's own signal: that remembers only its last waiter, and several tasks wait here.
+    listed: watch::Receiver<bool>,
 }
 
 impl<K: Lookup<DynamicType = ()> + Clone + 'static> Clone for Cache<K> {
     fn clone(&self) -> Self {
-        Cache { store: self.store.clone(), own: self.own.clone() }
+        Cache { store: self.store.clone(), own: self.own.clone(), listed: self.listed.clone() }
     }
 }
 
@@ -51,7 +57,8 @@ where
     /// Opens the cache and gives the task that keeps it; the wiring runs that.
     pub fn watch(api: Api<K>, wakes: Wakes) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let mut writer = Writer::<K>::new(());
-        let cache = Cache { store: writer.as_reader(), own: Arc::default() };
+        let (complete, listed) = watch::channel(false);
+        let cache = Cache { store: writer.as_reader(), own: Arc::default(), listed };
         let config = watcher::Config::default().timeout(WATCH_SECONDS);
         let keeper = async move {
             let stream = watcher(api, config).default_backoff().modify(|object| {
@@ -67,7 +74,10 @@ where
                             watcher::Event::Apply(object) | watcher::Event::Delete(object) => {
                                 wakes.wake(object.meta().namespace.clone().as_deref())
                             }
-                            watcher::Event::InitDone => wakes.wake(None),
+                            watcher::Event::InitDone => {
+                                complete.send_replace(true);
+                                wakes.wake(None);
+                            }
                             watcher::Event::Init | watcher::Event::InitApply(_) => {}
                         }
                     }
@@ -83,7 +93,7 @@ where
     /// Waits for the first complete list.
     pub async fn ready(&self) {
         // An error says that the keeper is gone, which happens at shutdown only.
-        let _ = self.store.wait_until_ready().await;
+        let _ = self.listed.clone().wait_for(|listed| *listed).await;
     }
 
     /// The object as last seen or last written by us, whichever is newer.

@@ -127,21 +127,20 @@ fn pause(next: Timestamp, now: Timestamp, config: &JudgeConfig) -> Duration {
 /// The canary's share of requests over the last interval: by the gateway's counters where they are, else by
 /// the pods' own.
 fn share(batch: &Batch, question: &Question) -> Share {
-    let canary: Vec<&str> = question.scene.arms.canary.iter().map(|p| p.name.as_str()).collect();
-    let (reading, is_canary): (_, Box<dyn Fn(&str) -> bool>) = match &batch.gateway {
-        Some(gateway) => (&gateway.total, Box::new(|of: &str| of == "canary")),
+    let (reading, canary) = match &batch.gateway {
+        Some(gateway) => (&gateway.total, vec!["canary"]),
         None => match batch.objectives.first() {
-            Some(samples) => (&samples.total, Box::new(move |of: &str| canary.contains(&of))),
+            Some(samples) => (&samples.total, question.scene.arms.canary.iter().map(|pod| pod.name.as_str()).collect()),
             None => return Share::Unknown,
         },
     };
     match reading {
-        Ok(series) => share_of(series, is_canary.as_ref()),
+        Ok(series) => share_of(series, &canary),
         Err(_) => Share::Unknown,
     }
 }
 
-fn share_of(series: &[RawSeries], is_canary: &dyn Fn(&str) -> bool) -> Share {
+fn share_of(series: &[RawSeries], canary: &[&str]) -> Share {
     let newest = series.iter().filter_map(|s| s.samples.last()).map(|(at, _)| *at).max();
     let Some(newest) = newest else { return Share::Unknown };
     // The sample before the newest one, whichever series has it.
@@ -152,7 +151,7 @@ fn share_of(series: &[RawSeries], is_canary: &dyn Fn(&str) -> bool) -> Share {
     for one in series {
         let grown = growth(&one.samples, base);
         all += grown;
-        if is_canary(&one.of) {
+        if canary.contains(&one.of.as_str()) {
             ours += grown;
         }
     }
@@ -185,16 +184,16 @@ mod tests {
             series("stable", &[(1000, 100.0), (2000, 190.0), (3000, 265.0)]),
             series("canary", &[(1000, 0.0), (2000, 10.0), (3000, 35.0)]),
         ];
-        let seen = share_of(&all, &|of| of == "canary");
+        let seen = share_of(&all, &["canary"]);
         let Share::Seen { canary, from, at } = seen else { panic!("{seen:?}") };
         assert_eq!((canary, from.as_millisecond(), at.as_millisecond()), (0.25, 2000, 3000));
     }
 
     #[test]
     fn silence_and_no_requests_are_told_apart() {
-        assert_eq!(share_of(&[], &|_| true), Share::Unknown);
+        assert_eq!(share_of(&[], &["canary"]), Share::Unknown);
         let still = [series("stable", &[(1000, 5.0), (2000, 5.0)])];
-        assert!(matches!(share_of(&still, &|_| false), Share::NoTraffic { .. }));
+        assert!(matches!(share_of(&still, &["canary"]), Share::NoTraffic { .. }));
     }
 
     #[test]

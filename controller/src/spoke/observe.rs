@@ -1,7 +1,7 @@
 //! First step: everything the planner wants to know, from caches that are never older than our own writes.
 //! Decides nothing and writes nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,6 +64,8 @@ pub struct Seen {
     verdict: VerdictView,
     target_verdict: VerdictView,
     canary_service: bool,
+    /// An object of somebody else that stands where the canary arm would.
+    pub taken: Option<String>,
     data_plane: DataPlane,
     judge: Option<JudgeView>,
     health: Health,
@@ -159,6 +161,7 @@ pub fn observe(
     let question = watch.map(|_| question(&environment, &spec, &status, scene.clone(), port));
     let lag = environment.spec.metrics.gateway.as_ref().map(|g| g.lag.as_duration()).filter(|lag| !lag.is_zero());
 
+    let taken = taken(world, namespace, &canary_name, &canary_service);
     let seen = Seen {
         now,
         epoch,
@@ -178,7 +181,8 @@ pub fn observe(
         target_verdict: verdict_of(&status.target),
         stable: stable.as_deref().map(|d| pods::arm(d, &stable_pods)),
         canary: canary.as_deref().map(|d| pods::arm(d, &canary_pods)),
-        canary_service: world.services.get(Some(namespace), &canary_service).is_some(),
+        canary_service: taken.is_none() && world.services.get(Some(namespace), &canary_service).is_some(),
+        taken,
         autoscaler: autoscaler(world, namespace, &spec.workload.name),
         data_plane: DataPlane { share: answer.map_or(Share::Unknown, |a| a.share), lag: lag.unwrap_or(DEFAULT_LAG) },
         judge: answer.map(|a| a.view(watch.unwrap_or(Watch::Before), interval, now)),
@@ -195,6 +199,17 @@ pub fn observe(
         rollout: rollout.clone(),
     };
     Ok(seen)
+}
+
+/// Our label is what makes an object under our name ours.
+fn taken(world: &World, namespace: &str, deployment: &str, service: &str) -> Option<String> {
+    let ours = |labels: &BTreeMap<String, String>| labels.get(names::ROLE_LABEL).is_some_and(|role| role == "canary");
+    let foreign = |kind: &str, name: &str| Some(format!("{kind} {name}"));
+    match (world.deployments.get(Some(namespace), deployment), world.services.get(Some(namespace), service)) {
+        (Some(found), _) if !ours(found.labels()) => foreign("Deployment", deployment),
+        (_, Some(found)) if !ours(found.labels()) => foreign("Service", service),
+        _ => None,
+    }
 }
 
 fn annotated(rollout: &Rollout, key: &str) -> bool {

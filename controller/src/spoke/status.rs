@@ -78,7 +78,7 @@ pub fn complete(mut status: RolloutStatus, applied: &Applied) -> RolloutStatus {
     if let (Some(breach), Some(at)) = (&mut status.breach, applied.zero_at)
         && breach.written_at.is_none()
     {
-        breach.written_at = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at));
+        breach.written_at = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime(at));
     }
     status
 }

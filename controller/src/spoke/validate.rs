@@ -3,6 +3,7 @@
 use tidegate_pipelines::api::RolloutPhase;
 use tidegate_pipelines::rollout::Reason;
 
+use super::canary::CanaryError;
 use super::observe::Seen;
 
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +36,10 @@ fn refusal(seen: &Seen) -> Option<Reason> {
         let message =
             format!("spec.namespace is '{}': a Rollout lives in the namespace it acts on", seen.spec.namespace);
         return Some(Reason::new("WrongNamespace", message));
+    }
+    if let Some(taken) = &seen.taken {
+        let error = CanaryError::Foreign(taken.clone());
+        return Some(Reason::new(error.reason(), error.to_string()));
     }
     let stable = seen.stable.as_ref()?;
     for image in &seen.spec.images {

@@ -1,7 +1,7 @@
 //! `Rollout`: one attempt of one release in one environment. The intent lives
 //! at the hub in `env-<name>`, the execution in the environment.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, Time};
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -279,7 +279,7 @@ pub struct Ending {
     pub quarantine: bool,
 }
 
-/// The evaluation that decided a rollback.
+/// The evaluation that decided a rollback. Its times have microseconds: they are the measure of the product.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Breach {
@@ -287,11 +287,11 @@ pub struct Breach {
     pub kind: BreachKind,
     pub message: String,
     /// Time of the newest sample used in the deciding evaluation.
-    pub sample_at: Time,
-    pub decided_at: Time,
+    pub sample_at: MicroTime,
+    pub decided_at: MicroTime,
     /// When the API server acknowledged the route write to weight 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub written_at: Option<Time>,
+    pub written_at: Option<MicroTime>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]

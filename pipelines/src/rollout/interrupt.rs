@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 
 use crate::api::{Breach, BreachKind, RolloutPhase};
 
@@ -25,7 +25,13 @@ pub(super) fn breach(d: &mut Draft<'_>) -> Option<Breach> {
     });
     let (kind, message) = says.or(health)?;
     let newest = d.seen.judge.as_ref().and_then(|judge| judge.newest_sample_at).unwrap_or(d.seen.now);
-    Some(Breach { kind, message: clip(message), sample_at: Time(newest), decided_at: d.now(), written_at: None })
+    Some(Breach {
+        kind,
+        message: clip(message),
+        sample_at: MicroTime(newest),
+        decided_at: MicroTime(d.seen.now),
+        written_at: None,
+    })
 }
 
 fn lowering(kind: BreachKind) -> Lowering {

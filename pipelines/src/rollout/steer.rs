@@ -1,7 +1,7 @@
 //! Keeps the route and the record of it together: writes what is recorded and not yet there,
 //! notices what others wrote, lowers. Never raises without a decision in the status.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 
 use crate::api::{Breach, BreachKind, Ending, RolloutPhase, RolloutSpec, Span};
 
@@ -107,7 +107,13 @@ impl Lowering {
 
 /// The evaluation itself died with the process that made it.
 fn lost_breach(kind: BreachKind, message: &str, at: Time) -> Breach {
-    Breach { kind, message: message.to_owned(), sample_at: at.clone(), decided_at: at, written_at: None }
+    Breach {
+        kind,
+        message: message.to_owned(),
+        sample_at: MicroTime(at.0),
+        decided_at: MicroTime(at.0),
+        written_at: None,
+    }
 }
 
 /// What became of the route's care in this look.

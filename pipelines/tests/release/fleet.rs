@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 use kube::ResourceExt;
 use kube::api::ObjectMeta;
 use tidegate_pipelines::api::*;
@@ -237,8 +237,8 @@ impl Fleet {
         rollout.status.get_or_insert_default().breach = Some(Breach {
             kind: BreachKind::Judge,
             message: "15 % errors against 4 %".into(),
-            sample_at: Time(now),
-            decided_at: Time(now),
+            sample_at: MicroTime(now),
+            decided_at: MicroTime(now),
             written_at: None,
         });
         self
