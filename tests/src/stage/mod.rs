@@ -82,9 +82,11 @@ impl Stage {
             let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": APP}});
             apply::objects(&environment.cluster.admin, &[namespace]).await?;
             let dana = environment.cluster.client_for(crate::rig::cluster::DEPLOYER).await?;
-            apply::yaml(&dana, &manifests::app(&first.by_digest(), STABLE_PODS))
-                .await
-                .with_context(|| format!("deploy v0 in {}", environment.name()))?;
+            let app = manifests::app(&first.by_digest(), STABLE_PODS);
+            // Refused until the mirror has brought the policy and the guard has seen it.
+            let what = format!("v0 is admitted in {}", environment.name());
+            let admitted = || async { apply::yaml(&dana, &app).await.map_err(|error| format!("{error:#}")) };
+            wait::until_ok(Duration::from_secs(30), &what, admitted).await?;
         }
         apply::yaml(hub, &manifests::pipeline(registry, shipping)).await?;
         let ca = std::fs::read_to_string(&fleet.ca_pem)?;
