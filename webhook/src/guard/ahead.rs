@@ -83,10 +83,9 @@ impl Ahead {
         let now = (self.now)();
         let due: Vec<Want> = wants.iter().filter(|want| self.is_due(&in_force, want, now)).cloned().collect();
         let assessor = &self.assessor;
-        let verified: Vec<(Want, Option<Arc<Verdict>>)> = futures::stream::iter(due)
+        let verified: Vec<(Want, Option<Verdict>)> = futures::stream::iter(due)
             .map(async |want| {
-                let key = key(&in_force, &want);
-                let verdict = tokio::time::timeout(VERIFICATION, assessor.verify(&in_force, &want, &key)).await;
+                let verdict = tokio::time::timeout(VERIFICATION, assessor.verify(&in_force, &want)).await;
                 (want, verdict.ok())
             })
             .buffer_unordered(AT_ONCE)
@@ -108,9 +107,9 @@ impl Ahead {
         }
     }
 
-    async fn settle(&mut self, in_force: &Arc<InForce>, want: &Want, verdict: Option<Arc<Verdict>>) {
+    async fn settle(&mut self, in_force: &Arc<InForce>, want: &Want, verdict: Option<Verdict>) {
         let now = (self.now)();
-        let retry_after = match verdict.as_deref() {
+        let retry_after = match &verdict {
             Some(verdict) if verdict.allows() => None,
             Some(verdict) if !verdict.retryable() => Some(DENIED),
             _ => Some(FIRST_RETRY),

@@ -1,13 +1,9 @@
 //! How a digest stands: from the Verdicts this cluster keeps, else by verifying it now, within a
-//! budget. Concurrent requests for one digest are one verification. Only an `Allow` is ever kept as
-//! an answer.
+//! budget. Only an `Allow` is ever kept as an answer. Single flight is the verifier's business.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt;
-use futures::future::{BoxFuture, Shared};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use tidegate_pipelines::api::{VerdictCheck, VerdictDecision, VerdictSpec, verdict_name};
@@ -16,16 +12,11 @@ use tidegate_policies::image::ImageRef;
 use tidegate_policies::model::Scope;
 use tidegate_policies::verdict::{Decision, Outcome, Verdict};
 use tidegate_policies::verifier::{Verifier, VerifyRequest, verdict_key};
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::mpsc;
 
 use super::cluster::Cluster;
 use super::facts::{InForce, Judged};
 use crate::Now;
-
-/// Enough for every image of a large cluster; beyond it the memory starts afresh.
-const MEMORY: usize = 4096;
-
-type Flight = Shared<BoxFuture<'static, Arc<Verdict>>>;
 
 /// An image to verify for a namespace (and, where a check set is a service account's, for that).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -48,8 +39,6 @@ pub struct Assessor {
     cluster: Arc<dyn Cluster>,
     verifier: Arc<Verifier>,
     now: Now,
-    allows: Mutex<HashMap<Digest, Arc<Verdict>>>,
-    flights: Mutex<HashMap<Digest, Flight>>,
     /// What did not finish in a request's time is finished there.
     unfinished: mpsc::Sender<Want>,
 }
@@ -57,8 +46,7 @@ pub struct Assessor {
 impl Assessor {
     pub fn new(cluster: Arc<dyn Cluster>, verifier: Arc<Verifier>, now: Now) -> (Self, mpsc::Receiver<Want>) {
         let (unfinished, receiver) = mpsc::channel(256);
-        let (allows, flights) = (Mutex::default(), Mutex::default());
-        (Self { cluster, verifier, now, allows, flights, unfinished }, receiver)
+        (Self { cluster, verifier, now, unfinished }, receiver)
     }
 
     /// What is kept about this image, without asking anybody: `None` if nothing is.
@@ -84,70 +72,31 @@ impl Assessor {
             Some(kept) if allows(&kept, now) => return Assessment { judged: Judged::Allow, expired: None },
             Some(kept) => last_allowed(&kept).map(|time| time.0),
         };
-        let key = key(in_force, want);
-        if let Some(verdict) = self.allows.lock().await.get(&key)
-            && verdict.expires.is_none_or(|at| at > now)
-        {
-            return Assessment { judged: Judged::Allow, expired: None };
-        }
-        let Ok(verdict) = tokio::time::timeout(budget, self.verify(in_force, want, &key)).await else {
+        let Ok(verdict) = tokio::time::timeout(budget, self.verify(in_force, want)).await else {
             // A full queue means that as much is being verified already.
             let _ = self.unfinished.try_send(want.clone());
             let text =
                 format!("{} could not be verified within {} ms; it goes on: try again", want.image, budget.as_millis());
             return Assessment { judged: Judged::Error(text), expired };
         };
-        if verdict.allows() {
-            self.remember(key, verdict.clone()).await;
-            if keep {
-                self.keep(in_force, want, &verdict).await;
-            }
+        if verdict.allows() && keep {
+            self.keep(in_force, want, &verdict).await;
         }
         Assessment { judged: judged(&verdict), expired }
     }
 
-    /// Verifies now; concurrent callers share one verification.
-    pub async fn verify(&self, in_force: &Arc<InForce>, want: &Want, key: &Digest) -> Arc<Verdict> {
-        let flight = {
-            let mut flights = self.flights.lock().await;
-            match flights.get(key) {
-                Some(flight) => flight.clone(),
-                None => {
-                    let (verifier, in_force, want) = (self.verifier.clone(), in_force.clone(), want.clone());
-                    let now = (self.now)();
-                    let flight = async move {
-                        let request = VerifyRequest {
-                            image: want.image,
-                            policy: &in_force.policy,
-                            attestors: &in_force.attestors,
-                            trust_roots: &in_force.trust_roots,
-                            scope: want.scope,
-                            expected_revision: want.revision,
-                            now,
-                        };
-                        Arc::new(verifier.verify(request).await)
-                    };
-                    let flight = flight.boxed().shared();
-                    flights.insert(key.clone(), flight.clone());
-                    flight
-                }
-            }
+    /// Verifies now.
+    pub async fn verify(&self, in_force: &InForce, want: &Want) -> Verdict {
+        let request = VerifyRequest {
+            image: want.image.clone(),
+            policy: &in_force.policy,
+            attestors: &in_force.attestors,
+            trust_roots: &in_force.trust_roots,
+            scope: want.scope.clone(),
+            expected_revision: want.revision.clone(),
+            now: (self.now)(),
         };
-        let verdict = flight.clone().await;
-        let mut flights = self.flights.lock().await;
-        // Only ours: another may have started since.
-        if flights.get(key).is_some_and(|other| other.ptr_eq(&flight)) {
-            flights.remove(key);
-        }
-        verdict
-    }
-
-    async fn remember(&self, key: Digest, verdict: Arc<Verdict>) {
-        let mut allows = self.allows.lock().await;
-        if allows.len() >= MEMORY {
-            allows.clear();
-        }
-        allows.insert(key, verdict);
+        self.verifier.verify(request).await
     }
 
     async fn keep(&self, in_force: &InForce, want: &Want, verdict: &Verdict) {
