@@ -2,6 +2,8 @@
 
 pub mod crds;
 pub mod documents;
+#[cfg(test)]
+mod handbook;
 pub mod hub;
 pub mod import;
 pub mod install;
