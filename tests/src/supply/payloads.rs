@@ -41,6 +41,7 @@ pub fn github_push(repo: &str, revision: &str) -> Result<Value> {
     event["before"] = "1".repeat(40).into();
     event["after"] = revision.into();
     event["head_commit"]["id"] = revision.into();
+    event["head_commit"]["timestamp"] = super::now().to_string().into();
     event["commits"][0]["id"] = revision.into();
     event["compare"] = format!("https://github.com/{repo}/compare/1111111...{revision}").into();
     Ok(event)
@@ -80,7 +81,8 @@ pub fn cloud_build(build_id: &str, project: &str, source: &str, artifact: &Artif
         "status": "SUCCESS",
         "createTime": "2026-01-01T00:00:00Z",
         "startTime": "2026-01-01T00:00:01Z",
-        "finishTime": "2026-01-01T00:01:00Z",
+        // Releases are ordered by it: a fixed past would make every later event a downgrade.
+        "finishTime": super::now().to_string(),
         "images": [named],
         "results": {
             "images": [{"name": named, "digest": artifact.digest, "pushTiming": {}}],
@@ -121,7 +123,7 @@ pub fn artifact_registry_message(content: &Value, message_id: &str) -> Value {
 }
 
 fn envelope(attributes: Value, content: &Value, message_id: &str, topic: &str) -> Value {
-    let published = "2026-01-01T00:01:01.500Z";
+    let published = super::now().to_string();
     // Pub/Sub spells both ways in one envelope, for clients older than its JSON mapping.
     json!({
         "message": {
@@ -144,6 +146,8 @@ fn package(template: &str, key: &str, repo: &str, artifact: &Artifact) -> Result
     package["name"] = artifact.repository.rsplit('/').next().unwrap_or_default().into();
     package["namespace"] = owner.into();
     package["owner"]["login"] = owner.into();
+    // Releases are ordered by it: the example's 2019 would be a downgrade.
+    package["updated_at"] = super::now().to_string().into();
     let image = format!("{}:{}", artifact.repository, artifact.tag);
     let version = &mut package["package_version"];
     version["version"] = artifact.digest.clone().into();
