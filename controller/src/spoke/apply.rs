@@ -239,7 +239,13 @@ impl Hand<'_> {
         let patch = Patch::Json::<()>(json_patch::Patch(ops));
         let name = seen.rollout.metadata.name.as_deref().unwrap_or_default();
         let written = bounded(api.patch(name, &PatchParams::default(), &patch)).await.map_err(called(what))?;
-        self.world.rollouts.wrote(written);
+        let gone = written.metadata.deletion_timestamp.is_some()
+            && written.metadata.finalizers.as_ref().is_none_or(|finalizers| finalizers.is_empty());
+        if gone {
+            self.world.rollouts.forget(Some(seen.namespace()), name);
+        } else {
+            self.world.rollouts.wrote(written);
+        }
         Ok(())
     }
 

@@ -60,6 +60,7 @@ where
         let (complete, listed) = watch::channel(false);
         let cache = Cache { store: writer.as_reader(), own: Arc::default(), listed };
         let config = watcher::Config::default().timeout(WATCH_SECONDS);
+        let own = cache.own.clone();
         let keeper = async move {
             let stream = watcher(api, config).default_backoff().modify(|object| {
                 // By far the largest part of most objects, and nothing here reads it.
@@ -70,6 +71,14 @@ where
                 match event {
                     Ok(event) => {
                         writer.apply_watcher_event(&event);
+                        if let watcher::Event::Delete(object) = &event {
+                            // Told by the server itself: nothing of ours is newer, unless it was made again.
+                            let key = (object.meta().namespace.clone().unwrap_or_default(), object.name_any());
+                            let mut own = own.write().unwrap_or_else(PoisonError::into_inner);
+                            if own.get(&key).is_some_and(|o| o.object.meta().uid == object.meta().uid) {
+                                own.remove(&key);
+                            }
+                        }
                         match &event {
                             watcher::Event::Apply(object) | watcher::Event::Delete(object) => {
                                 wakes.wake(object.meta().namespace.clone().as_deref())
