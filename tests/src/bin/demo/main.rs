@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for people at a terminal")]
 
 mod report;
+mod rollbacks;
 mod screen;
 
 use std::path::PathBuf;
@@ -28,6 +29,9 @@ struct Args {
     /// Start the fleet and leave it to play with until Ctrl-C.
     #[arg(long)]
     up: bool,
+    /// Instead of the acts: measure this many rollbacks and write their figures.
+    #[arg(long)]
+    rollbacks: Option<usize>,
     /// Play only these acts (good, regression, dead, unsigned, sbom, intruder, crash, island).
     #[arg(long, value_delimiter = ',', default_value = "good,regression,dead,unsigned,sbom,intruder,crash")]
     acts: Vec<String>,
@@ -72,6 +76,13 @@ async fn demo(args: &Args, dir: &std::path::Path, parts: Parts) -> Result<bool> 
     let shipping = Shipping::through(&["staging", "prod-east", "prod-west"]);
     let mut stage = Stage::start(dir, parts, &shipping, &|line| screen.say(line)).await?;
     stage.start_load()?;
+    if let Some(count) = args.rollbacks {
+        let samples = rollbacks::run(&stage, count).await?;
+        let text = serde_json::to_string_pretty(&rollbacks::report(&samples))?;
+        std::fs::write(&args.outcome, &text)?;
+        println!("{}", text.split("\"samples\"").next().unwrap_or_default());
+        return Ok(samples.len() >= count);
+    }
     let stage = Arc::new(stage);
     acts::follow(stage.clone());
     screen.show(stage.clone());
