@@ -165,7 +165,8 @@ async fn errors_of_another_metric_are_asked_after_the_total() {
 
 #[tokio::test]
 async fn a_server_that_fails_is_a_line_in_the_batch() {
-    let table: [(&str, fn() -> Option<(u16, String)>); 4] = [
+    type Answer = fn() -> Option<(u16, String)>;
+    let table: [(&str, Answer); 4] = [
         ("HTTP 503: away", || Some((503, "away".into()))),
         ("begins '<html>", || Some((200, "<html>log in</html>".into()))),
         ("no answer within 200 ms", || None),

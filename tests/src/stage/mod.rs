@@ -175,7 +175,7 @@ impl Stage {
             }
         }
         let sum = weights.0 + weights.1;
-        Ok(if sum == 0 { 0 } else { weights.1 * 100 / sum })
+        Ok((weights.1 * 100).checked_div(sum).unwrap_or(0))
     }
 
     pub async fn route(&self, environment: &str) -> Result<Value> {

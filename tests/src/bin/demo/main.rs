@@ -9,7 +9,7 @@ mod screen;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -20,6 +20,7 @@ use tidegate_tests::stage::manifests::Shipping;
 use tidegate_tests::stage::{Stage, spec};
 use tidegate_tests::supply::behavior::Behavior;
 use tidegate_tests::{netns, parts};
+use tokio::time::Instant;
 
 use screen::Screen;
 

@@ -4,13 +4,14 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tidegate_pipelines::api::Rollout;
 use tidegate_tests::acts::Outcome;
 use tidegate_tests::rig;
 use tidegate_tests::stage::Stage;
 use tidegate_tests::stage::manifests::APP;
+use tokio::time::Instant;
 
 #[derive(Clone)]
 pub struct Screen {
