@@ -7,6 +7,8 @@ mod records;
 mod refused;
 mod samples;
 
+use std::sync::Arc;
+
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use tidegate_tests::rig::apply;
@@ -47,7 +49,7 @@ pub fn cases() -> Vec<Case> {
             records::defaults_are_written_out(&ready(&world).await?.fleet.hub.admin).await
         }),
         Case::new("api::columns_tell_the_story", async |world| {
-            columns::tell_the_story(&world, ready(&world).await?).await
+            columns::tell_the_story(&world, &*ready(&world).await?).await
         }),
         Case::new("api::approvals_need_a_verb_and_the_own_name", async |world| {
             people::approvals_need_a_verb_and_the_own_name(&ready(&world).await?.fleet).await
@@ -65,7 +67,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// The API server with what every case of this file stands on.
-async fn ready(world: &World) -> Result<&HubOnly> {
+async fn ready(world: &World) -> Result<Arc<HubOnly>> {
     let hub = world.hub_only().await?;
     let admin = &hub.fleet.hub.admin;
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": samples::NAMESPACE}});

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use futures::future::{BoxFuture, FutureExt};
+use futures::future::{FutureExt, LocalBoxFuture};
 
 use crate::world::World;
 
-type Run = Box<dyn FnOnce(Arc<World>) -> BoxFuture<'static, Result<()>> + Send>;
+type Run = Box<dyn FnOnce(Arc<World>) -> LocalBoxFuture<'static, Result<()>> + Send>;
 
 pub struct Case {
     pub name: &'static str,
@@ -17,8 +17,8 @@ pub struct Case {
 impl Case {
     pub fn new<F>(name: &'static str, run: impl FnOnce(Arc<World>) -> F + Send + 'static) -> Self
     where
-        F: Future<Output = Result<()>> + Send + 'static,
+        F: Future<Output = Result<()>> + 'static,
     {
-        Self { name, run: Box::new(|world| run(world).boxed()) }
+        Self { name, run: Box::new(|world| run(world).boxed_local()) }
     }
 }

@@ -3,8 +3,10 @@
 //! A case never builds or downloads anything, and leaves nothing behind that another one could trip over.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "test code")]
 
+mod acts;
 mod api_objects;
 mod case;
+mod must_hold;
 mod world;
 
 use std::process::ExitCode;
@@ -17,8 +19,12 @@ use tidegate_tests::{netns, parts};
 use case::Case;
 use world::World;
 
+/// In this order: an API server alone first, since the stage takes its address.
 fn cases() -> Vec<Case> {
-    api_objects::cases()
+    let mut cases = api_objects::cases();
+    cases.extend(acts::cases());
+    cases.extend(must_hold::cases());
+    cases
 }
 
 fn main() -> ExitCode {
@@ -32,6 +38,8 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<ExitCode> {
     let listed = |case: &Case| Trial::test(case.name, || Ok(()));
+    let wide =
+        cases().iter().any(|case| case.name.starts_with(acts::PREFIX) && !arguments.is_filtered_out(&listed(case)));
     let wanted = cases().iter().any(|case| !arguments.is_filtered_out(&listed(case)));
     if arguments.list || !wanted {
         return Ok(libtest_mimic::run(arguments, cases().iter().map(listed).collect()).exit_code());
@@ -43,14 +51,13 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     let runtime = tokio::runtime::Runtime::new().context("no runtime")?;
     let _inside = runtime.enter();
     netns::end_on_signal();
-    let world = Arc::new(World::new(parts, tidegate));
+    let world = Arc::new(World::new(parts, tidegate, wide));
     let trials = cases()
         .into_iter()
         .map(|case| {
             let (world, handle) = (world.clone(), runtime.handle().clone());
-            Trial::test(case.name, move || {
-                handle.block_on((case.run)(world)).map_err(|error| format!("{error:#}").into())
-            })
+            let run = case.run;
+            Trial::test(case.name, move || handle.block_on(run(world)).map_err(|error| format!("{error:#}").into()))
         })
         .collect();
     Ok(libtest_mimic::run(arguments, trials).exit_code())

@@ -1,14 +1,18 @@
 //! What the cases share: the parts, the built `tidegate`, and fleets that start when the first case asks for them.
 //! Cases keep apart by Kubernetes namespace; what is cluster-scoped they name after themselves.
+//! Fleets share addresses: the API server alone makes room for the stage, and never comes back.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use tidegate_tests::parts::Parts;
 use tidegate_tests::rig::{Fleet, FleetConfig, User, cluster};
+use tidegate_tests::stage::Stage;
+use tidegate_tests::stage::manifests::Shipping;
 use tokio::process::Command;
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex, OnceCell};
 
 /// Has the roles of an approver, but not the verb `approve`; and of a viewer.
 pub const NOVICE: &str = "nora";
@@ -19,7 +23,11 @@ pub struct World {
     pub parts: Parts,
     /// The program under test.
     pub tidegate: PathBuf,
-    hub_only: OnceCell<HubOnly>,
+    /// Whether the stage has three environments, as the acts need it, or `staging` alone.
+    wide: bool,
+    hub_only: Mutex<Option<Arc<HubOnly>>>,
+    /// A stage that could not start is not tried again: its remains hold the addresses.
+    stage: OnceCell<Result<Arc<Stage>, String>>,
 }
 
 /// One API server with Tidegate's definitions, accounts and admission policies, and no role running.
@@ -30,13 +38,45 @@ pub struct HubOnly {
 }
 
 impl World {
-    pub fn new(parts: Parts, tidegate: PathBuf) -> Self {
-        Self { parts, tidegate, hub_only: OnceCell::new() }
+    pub fn new(parts: Parts, tidegate: PathBuf, wide: bool) -> Self {
+        Self { parts, tidegate, wide, hub_only: Mutex::default(), stage: OnceCell::new() }
     }
 
     /// For what an API server alone can show.
-    pub async fn hub_only(&self) -> Result<&HubOnly> {
-        self.hub_only.get_or_try_init(|| self.start_hub_only()).await
+    pub async fn hub_only(&self) -> Result<Arc<HubOnly>> {
+        let mut running = self.hub_only.lock().await;
+        if let Some(hub) = &*running {
+            return Ok(hub.clone());
+        }
+        if self.stage.initialized() {
+            bail!("the stage has the address of this API server: run with --test-threads=1");
+        }
+        let hub = Arc::new(self.start_hub_only().await?);
+        *running = Some(hub.clone());
+        Ok(hub)
+    }
+
+    /// Fleet, supply chain, Tidegate's roles and the service `portal` under load.
+    pub async fn stage(&self) -> Result<Arc<Stage>> {
+        let started =
+            self.stage.get_or_init(|| async { self.start_stage().await.map_err(|error| format!("{error:#}")) });
+        started.await.clone().map_err(|error| anyhow!("no stage: {error}"))
+    }
+
+    async fn start_stage(&self) -> Result<Arc<Stage>> {
+        if let Some(hub) = self.hub_only.lock().await.take() {
+            for name in hub.fleet.processes.names().await {
+                hub.fleet.stop(&name).await?;
+            }
+        }
+        let environments: &[&str] = if self.wide { &["staging", "prod-east", "prod-west"] } else { &["staging"] };
+        let shipping = Shipping::through(environments);
+        let mut stage =
+            Stage::start(&run_dir("stage"), self.parts.clone(), &shipping, &|line| eprintln!("  {line}")).await?;
+        stage.start_load()?;
+        let stage = Arc::new(stage);
+        tidegate_tests::acts::follow(stage.clone());
+        Ok(stage)
     }
 
     async fn start_hub_only(&self) -> Result<HubOnly> {

@@ -33,8 +33,20 @@ pub async fn good(stage: &Stage, version: &str) -> Result<(Published, Seen)> {
 pub const REGRESSION: &str = "prod-east goes back by itself, prod-west never sees it, staging returns; quarantined: \
                               another event ships nothing, a person's pod is refused";
 
-/// Healthy in staging, 15 % errors in prod-east.
+pub const REGRESSION_ALONE: &str = "prod-east goes back by itself, prod-west never sees it, staging keeps it \
+                                    (rollback: environment); quarantined";
+
+/// Healthy in staging, 15 % errors in prod-east; the pipeline says `rollback: release`.
 pub async fn regression(stage: &Stage, version: &str, before: &Published) -> Result<Seen> {
+    regression_with(stage, version, before, true).await
+}
+
+/// The same with `rollback: environment`, which the pipeline has to say already.
+pub async fn regression_alone(stage: &Stage, version: &str, before: &Published) -> Result<Seen> {
+    regression_with(stage, version, before, false).await
+}
+
+async fn regression_with(stage: &Stage, version: &str, before: &Published, everywhere: bool) -> Result<Seen> {
     let behavior = Behavior::version(version).errors(DELIBERATE).errors_in("prod-east", 0.15);
     let published = stage.publish(&spec(version, behavior)).await?;
     let start = counts(stage).await;
@@ -53,7 +65,8 @@ pub async fn regression(stage: &Stage, version: &str, before: &Published) -> Res
     check(west.served_by(version) == 0, format!("prod-west served {} requests of it", west.served_by(version)))?;
     for environment in ["staging", "prod-east"] {
         let image = stage.stable_image(environment).await?;
-        check(image == before.by_digest(), format!("{environment} runs {image}"))?;
+        let expected = if environment == "prod-east" || everywhere { before } else { &published };
+        check(image == expected.by_digest(), format!("{environment} runs {image}"))?;
         check(stage.canary_weight(environment).await? == 0, format!("{environment}: weight is not 0"))?;
     }
     check(stage.quarantined(stage.hub(), &published.digest).await, "no quarantine at the hub")?;

@@ -1,0 +1,28 @@
+//! What must hold while parts are away, and what must move nothing. All on the stage's `staging`, with pipelines through
+//! that environment alone; each case sets the pipeline as it needs it and waits for the end of what it began.
+
+mod events;
+mod hands;
+mod outage;
+mod refused;
+
+use crate::case::Case;
+
+pub fn cases() -> Vec<Case> {
+    vec![
+        Case::new("must_hold::what_only_the_hub_can_tell_is_ignored_with_its_reason", events::ignored_by_the_hub),
+        Case::new("must_hold::an_image_of_a_foreign_registry_never_ships", events::foreign_registry),
+        Case::new("must_hold::ambiguous_pipelines_ship_nothing", events::ambiguous_pipelines),
+        Case::new("must_hold::a_tag_that_moves_is_one_digest", events::moved_tag),
+        Case::new("must_hold::provenance_of_another_commit_is_denied", events::provenance_of_another_commit),
+        Case::new("must_hold::a_namespace_that_is_not_allowed_sees_nothing", refused::namespace_not_allowed),
+        Case::new("must_hold::a_misspelt_metric_is_refused_before_any_traffic", refused::misspelt_metric),
+        Case::new("must_hold::a_canary_that_nobody_scrapes_is_told_before_any_weight", refused::nobody_scrapes),
+        Case::new("must_hold::registry_away", outage::registry),
+        Case::new("must_hold::hub_away", outage::hub),
+        Case::new("must_hold::environment_api_away", outage::environment_api),
+        Case::new("must_hold::gateway_away", outage::gateway),
+        Case::new("must_hold::prometheus_away", outage::prometheus),
+        Case::new("must_hold::finished_objects_cause_no_writes", refused::idle),
+    ]
+}
