@@ -70,6 +70,15 @@ async fn regression_with(stage: &Stage, version: &str, before: &Published, every
         check(stage.canary_weight(environment).await? == 0, format!("{environment}: weight is not 0"))?;
     }
     check(stage.quarantined(stage.hub(), &published.digest).await, "no quarantine at the hub")?;
+    let told = wait::until(Duration::from_secs(15), "GitHub is told", || async {
+        stage
+            .supply
+            .github
+            .status_of(&published.revision, "tidegate/portal/prod-east")
+            .filter(|state| state != "pending")
+    })
+    .await?;
+    check(told == "failure", format!("GitHub's commit status for prod-east is {told}"))?;
     ships_nothing_again(stage, &published).await?;
     let east = stage.environment("prod-east")?;
     let refusal = gate::refused_pod(&east.cluster, "dana", "quarantined", &published.by_digest()).await?;
