@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use kube::Client;
 use tidegate_pipelines::api::names;
 use tidegate_pipelines::rollout::Hub;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::CommonArgs;
+use crate::clock::SharedClock;
 use crate::lease::Candidate;
 use crate::ledger::LogLedger;
 use crate::metrics::prometheus::PrometheusClient;
@@ -33,12 +35,15 @@ pub struct Args {
     pub hub_kubeconfig: Option<std::path::PathBuf>,
 }
 
-/// Runs until SIGTERM, or until leadership is lost.
+/// Runs until SIGTERM.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let client = connect::client(args.common.kubeconfig.as_deref()).await?;
+    let hub = match &args.hub_kubeconfig {
+        Some(path) => Some(connect::client(Some(path)).await?),
+        None => None,
+    };
     let telemetry = Telemetry::default();
     let metrics = Metrics::register(&mut *telemetry.registry.write().await);
-    let clock = clock::wall();
     let (stop, shutdown) = watch::channel(false);
     let mut tasks = JoinSet::new();
     let serving = telemetry.clone().serve(args.common.telemetry_listen, stopped(shutdown.clone()));
@@ -47,77 +52,126 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             tracing::error!(%error, "side port not served");
         }
     });
-    let signalled = stop.clone();
     tasks.spawn(async move {
         super::shutdown_signal().await;
         tracing::info!("shutting down: the writes in hand are finished");
-        signalled.send_replace(true);
+        stop.send_replace(true);
     });
-
-    let mut candidate =
-        Candidate::new(client.clone(), names::SYSTEM_NAMESPACE, "tidegate-spoke", "spoke", clock.clone());
-    let permit = candidate.permit();
-    tokio::select! {
-        () = candidate.acquire() => {}
-        () = stopped(shutdown.clone()) => return Ok(()),
-    }
-    tracing::info!(identity = candidate.identity(), environment = %args.environment, "leading");
-
-    let (world, keepers) = World::open(client.clone());
-    keepers.into_iter().for_each(|keeper| drop(tasks.spawn(keeper)));
-    let (teller, events) = Teller::new(client, Arc::new(LogLedger), metrics, &args.environment);
-    tasks.spawn(events);
-    let (link, hub) = watch::channel(Hub { reachable: true, away_since: None });
-    let link = Arc::new(link);
-    if let Some(path) = &args.hub_kubeconfig {
-        let mirror = Mirror {
-            environment: args.environment.clone(),
-            hub: connect::client(Some(path)).await?,
-            world: world.clone(),
-            clock: clock.clone(),
-            permit: permit.clone(),
-            link: link.clone(),
-            intents: Intents::default(),
-        };
-        mirror.tasks().into_iter().for_each(|task| drop(tasks.spawn(task)));
-    }
-    let spoke = Spoke {
+    let office = Office {
         environment: args.environment,
-        world: world.clone(),
-        clock,
-        permit,
-        metrics: Arc::new(PrometheusClient::new()?),
-        teller,
+        client,
         hub,
-        shutdown: shutdown.clone(),
+        clock: clock::wall(),
+        metrics,
+        reader: Arc::new(PrometheusClient::new()?),
+        telemetry,
+        shutdown,
     };
-    let driving = async {
-        tokio::select! {
-            () = world.ready() => {}
-            () = stopped(shutdown.clone()) => return,
+    while !*office.shutdown.borrow() {
+        if let Some(reason) = office.tenure().await {
+            // Everything known was dropped with the tenure, as if the process had ended; the next one is another
+            // candidate. An API server that is away for a while thus costs no restart from outside.
+            tracing::warn!(reason, "leadership was lost: standing again");
         }
-        telemetry.set_ready(true);
-        spoke.supervise().await;
-    };
-    let lost = {
+        office.telemetry.set_ready(false);
+    }
+    tasks.shutdown().await;
+    Ok(())
+}
+
+/// What outlives one leadership.
+struct Office {
+    environment: String,
+    client: Client,
+    hub: Option<Client>,
+    clock: SharedClock,
+    metrics: Metrics,
+    reader: Arc<PrometheusClient>,
+    telemetry: Telemetry,
+    shutdown: watch::Receiver<bool>,
+}
+
+impl Office {
+    /// One leadership, from candidacy to its end, with memory of its own. Some: it was lost.
+    async fn tenure(&self) -> Option<&'static str> {
+        let mut candidate =
+            Candidate::new(self.client.clone(), names::SYSTEM_NAMESPACE, "tidegate-spoke", "spoke", self.clock.clone());
+        tokio::select! {
+            () = candidate.acquire() => {}
+            () = stopped(self.shutdown.clone()) => return None,
+        }
+        tracing::info!(identity = candidate.identity(), environment = %self.environment, "leading");
+        // Dropped with this tenure, and every task of it ends then.
+        let mut tasks = JoinSet::new();
+        let (end, ended) = watch::channel(false);
+        let (spoke, world) = self.open(&candidate, ended.clone(), &mut tasks);
+        let driving = async {
+            tokio::select! {
+                () = world.ready() => {}
+                () = stopped(ended) => return,
+            }
+            self.telemetry.set_ready(true);
+            spoke.supervise().await;
+        };
         let mut driving = std::pin::pin!(driving);
         let lost = tokio::select! {
             reason = candidate.keep() => Some(reason),
+            // Leadership is kept while the last passes end.
+            () = async {
+                stopped(self.shutdown.clone()).await;
+                end.send_replace(true);
+                std::future::pending::<()>().await;
+            } => None,
             () = &mut driving => None,
         };
         if lost.is_some() {
-            stop.send_replace(true);
+            end.send_replace(true);
             // Passes see the lost permit before their next write; they only have to come to their end.
             let _ = tokio::time::timeout(LAST_PASS, driving).await;
         }
+        tasks.shutdown().await;
+        // Last: until here nobody else may begin.
+        candidate.release().await;
         lost
-    };
-    // Last: until here nobody else may begin.
-    candidate.release().await;
-    tasks.shutdown().await;
-    match lost {
-        Some(reason) => anyhow::bail!("leadership was lost: {reason}"),
-        None => Ok(()),
+    }
+
+    /// Caches, mirror and teller of one tenure, started.
+    fn open(&self, candidate: &Candidate, shutdown: watch::Receiver<bool>, tasks: &mut JoinSet<()>) -> (Spoke, World) {
+        let (world, keepers) = World::open(self.client.clone());
+        keepers.into_iter().for_each(|keeper| drop(tasks.spawn(keeper)));
+        let (teller, events) =
+            Teller::new(self.client.clone(), Arc::new(LogLedger), self.metrics.clone(), &self.environment);
+        tasks.spawn(events);
+        let (link, hub) = watch::channel(Hub { reachable: true, away_since: None });
+        let link = Arc::new(link);
+        if let Some(client) = &self.hub {
+            let mirror = Mirror {
+                environment: self.environment.clone(),
+                hub: client.clone(),
+                world: world.clone(),
+                clock: self.clock.clone(),
+                permit: candidate.permit(),
+                link: link.clone(),
+                intents: Intents::default(),
+            };
+            mirror.tasks().into_iter().for_each(|task| drop(tasks.spawn(task)));
+        }
+        // Without a hub nobody else holds it, and a closed channel would wake its listeners for ever.
+        tasks.spawn(async move {
+            let _link = link;
+            std::future::pending().await
+        });
+        let spoke = Spoke {
+            environment: self.environment.clone(),
+            world: world.clone(),
+            clock: self.clock.clone(),
+            permit: candidate.permit(),
+            metrics: self.reader.clone(),
+            teller,
+            hub,
+            shutdown,
+        };
+        (spoke, world)
     }
 }
 
