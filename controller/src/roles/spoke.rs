@@ -122,7 +122,8 @@ impl Office {
                 end.send_replace(true);
                 std::future::pending::<()>().await;
             } => None,
-            () = &mut driving => None,
+            // Without a shutdown only the permit ends it, which runs out a moment before `keep` says so.
+            () = &mut driving => (!*self.shutdown.borrow()).then_some("the lease could not be renewed in time"),
         };
         if lost.is_some() {
             end.send_replace(true);
