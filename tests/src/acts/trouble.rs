@@ -101,7 +101,11 @@ pub async fn island(stage: &Stage, version: &str) -> Result<Seen> {
     let hub = stage.fleet.hub.kubeconfig_for(crate::rig::cluster::ADMIN)?.display().to_string();
     let name = crate::stage::name_of(&release);
     stage.roles.run(&["pause", &name, "-n", "portal", "--kubeconfig", &hub]).await?;
-    let paused = |rollout: &tidegate_pipelines::api::Rollout| rollout.spec.paused;
+    // The pause stays in the hub's copy: what the environment makes of it is in its status.
+    let paused = |rollout: &tidegate_pipelines::api::Rollout| {
+        let conditions = rollout.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+        conditions.iter().any(|condition| condition.type_ == "Paused" && condition.status == "True")
+    };
     rollout_where(stage, "prod-east", &published.digest, "paused", Duration::from_secs(15), paused).await?;
     stage.fleet.stop("hub-hub").await?;
     stage.fleet.stop("hub-api").await?;
