@@ -2,13 +2,15 @@
 .PHONY: demo up test check clean tools
 
 demo up: tools
-	cargo build --locked --release -p tidegate-controller -p tidegate-tests --bins
+	cargo build --locked --release -p tidegate-controller -p tidegate-tests --bin tidegate --bin demo
 	target/release/demo $(if $(filter up,$@),--up)
 
 # Unit tests, architecture, and the suite on real parts (tests/suite), which needs the program built.
+# FULL=1: the slow cases of the suite too (outages of each part, act island).
 test: tools
 	cargo build --locked -p tidegate-controller
 	cargo test --locked --workspace
+	$(if $(FULL),cargo test --locked -p tidegate-tests --test suite -- --ignored)
 
 # Form, lints, import directions, generated files.
 check:

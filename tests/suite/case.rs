@@ -12,6 +12,8 @@ type Run = Box<dyn FnOnce(Arc<World>) -> LocalBoxFuture<'static, Result<()>> + S
 pub struct Case {
     pub name: &'static str,
     pub run: Run,
+    /// Left to `make test FULL=1`: counted as ignored otherwise.
+    pub slow: bool,
 }
 
 impl Case {
@@ -19,6 +21,10 @@ impl Case {
     where
         F: Future<Output = Result<()>> + 'static,
     {
-        Self { name, run: Box::new(|world| run(world).boxed_local()) }
+        Self { name, run: Box::new(|world| run(world).boxed_local()), slow: false }
+    }
+
+    pub fn slow(self) -> Self {
+        Self { slow: true, ..self }
     }
 }

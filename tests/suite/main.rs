@@ -37,7 +37,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let listed = |case: &Case| Trial::test(case.name, || Ok(()));
+    let listed = |case: &Case| Trial::test(case.name, || Ok(())).with_ignored_flag(case.slow);
     let wide =
         cases().iter().any(|case| case.name.starts_with(acts::PREFIX) && !arguments.is_filtered_out(&listed(case)));
     let wanted = cases().iter().any(|case| !arguments.is_filtered_out(&listed(case)));
@@ -56,8 +56,9 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         .into_iter()
         .map(|case| {
             let (world, handle) = (world.clone(), runtime.handle().clone());
-            let run = case.run;
+            let (run, slow) = (case.run, case.slow);
             Trial::test(case.name, move || handle.block_on(run(world)).map_err(|error| format!("{error:#}").into()))
+                .with_ignored_flag(slow)
         })
         .collect();
     Ok(libtest_mimic::run(arguments, trials).exit_code())
