@@ -136,7 +136,10 @@ async fn hub_in_mid_canary(stage: &Stage) -> Result<()> {
 /// from where it was.
 pub async fn environment_api(world: Arc<World>) -> Result<()> {
     let stage = world.stage().await?;
+    // The built-in controllers come back to their API server with a backoff of up to a minute; pods wait for them.
+    stage.change_pipeline(json!({"strategy": {"capacityDeadline": "150s"}})).await?;
     let published = to_mid_canary(&stage, "m-api").await?;
+    stage.change_pipeline(json!({"strategy": {"capacityDeadline": "60s"}})).await?;
     let before = counts(&stage).await;
     stage.fleet.stop("staging-api").await?;
     sleep(AWAY).await;
