@@ -18,11 +18,11 @@ pub fn cases() -> Vec<Case> {
         Case::new("must_hold::a_namespace_that_is_not_allowed_sees_nothing", refused::namespace_not_allowed),
         Case::new("must_hold::a_misspelt_metric_is_refused_before_any_traffic", refused::misspelt_metric),
         Case::new("must_hold::a_canary_that_nobody_scrapes_is_told_before_any_weight", refused::nobody_scrapes),
-        Case::new("must_hold::registry_away", outage::registry),
-        Case::new("must_hold::hub_away", outage::hub),
-        Case::new("must_hold::environment_api_away", outage::environment_api),
-        Case::new("must_hold::gateway_away", outage::gateway),
-        Case::new("must_hold::prometheus_away", outage::prometheus),
+        Case::new("must_hold::registry_away", outage::registry).slow(),
+        Case::new("must_hold::hub_away", outage::hub).slow(),
+        Case::new("must_hold::environment_api_away", outage::environment_api).slow(),
+        Case::new("must_hold::gateway_away", outage::gateway).slow(),
+        Case::new("must_hold::prometheus_away", outage::prometheus).slow(),
         Case::new("must_hold::finished_objects_cause_no_writes", refused::idle),
     ]
 }
