@@ -153,16 +153,16 @@ async fn whoami(hub: &Hub) -> Result<String, CliError> {
 
 /// Stops it: weight 0 and `Withdrawn`. Without an environment, everywhere.
 pub async fn abort(hub: &Hub, target: &Target) -> Result<String, CliError> {
-    set(hub, target, json!({ "abort": true }), json!({ "abort": true }), "aborted").await
+    set(hub, target, json!({ "abort": true }), "aborted").await
 }
 
 /// Holds it at its present weight; a breach still rolls back.
 pub async fn pause(hub: &Hub, target: &Target) -> Result<String, CliError> {
-    set(hub, target, json!({ "paused": true }), json!({ "paused": true }), "paused").await
+    set(hub, target, json!({ "paused": true }), "paused").await
 }
 
 pub async fn resume(hub: &Hub, target: &Target) -> Result<String, CliError> {
-    set(hub, target, json!({ "paused": false }), json!({ "paused": false }), "resumed").await
+    set(hub, target, json!({ "paused": false }), "resumed").await
 }
 
 /// Ships the release once more, after an end that was not good.
@@ -181,24 +181,18 @@ pub async fn undo(hub: &Hub, target: &Target) -> Result<String, CliError> {
     Ok(format!("{}: goes back wherever it passed", release.name_any()))
 }
 
-async fn set(
-    hub: &Hub,
-    target: &Target,
-    whole: serde_json::Value,
-    one: serde_json::Value,
-    word: &str,
-) -> Result<String, CliError> {
+async fn set(hub: &Hub, target: &Target, change: serde_json::Value, word: &str) -> Result<String, CliError> {
     let release = hub.release(&target.name).await?;
     let name = release.name_any();
     let Some(environment) = &target.environment else {
-        hub.patch_spec(&hub.releases(), &name, whole).await?;
+        hub.patch_spec(&hub.releases(), &name, change).await?;
         return Ok(format!("{name}: {word}"));
     };
     let active = active_rollouts(hub, &release, Some(environment)).await?;
     let Some(rollout) = active.first() else {
         return Err(CliError::NoRollout { release: name, environment: environment.clone() });
     };
-    hub.patch_spec(&hub.rollouts(environment), &rollout.name_any(), one).await?;
+    hub.patch_spec(&hub.rollouts(environment), &rollout.name_any(), change).await?;
     Ok(format!("{name} in {environment}: {word}"))
 }
 

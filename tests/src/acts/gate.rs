@@ -34,16 +34,15 @@ pub async fn unsigned(stage: &Stage, version: &str) -> Result<Seen> {
             spec["initContainers"] = json!([{"name": "init", "image": published.by_digest()}]);
         });
         refused(cluster, "dana", &init).await?;
-        refused_ephemeral(stage, cluster, &published.by_digest()).await?;
+        refused_ephemeral(cluster, &published.by_digest()).await?;
         tried += 4;
     }
     Ok(Seen::that(format!("{reason}; {tried} pods refused by API servers")))
 }
 
 /// An ephemeral container in a pod that runs.
-async fn refused_ephemeral(stage: &Stage, cluster: &Cluster, image: &str) -> Result<()> {
+async fn refused_ephemeral(cluster: &Cluster, image: &str) -> Result<()> {
     use k8s_openapi::api::core::v1::Pod;
-    let _ = stage;
     let dana = cluster.client_for("dana").await?;
     let api: Api<Pod> = Api::namespaced(cluster.admin.clone(), APP);
     let Some(running) = api.list(&Default::default()).await?.items.into_iter().next() else {
