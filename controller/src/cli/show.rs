@@ -104,6 +104,9 @@ fn describe_rollout(text: &mut String, rollout: &Rollout) {
     if let Some(step) = &status.step_text {
         let _ = writeln!(text, "    step     {step}");
     }
+    if let Some(expected) = status.judge.as_ref().and_then(|judge| judge.expected.as_ref()) {
+        let _ = writeln!(text, "    expects  {expected}");
+    }
     if let Some(message) = &status.message {
         let _ = writeln!(text, "    now      {message}");
     }
@@ -150,11 +153,9 @@ pub async fn status(hub: &Hub, args: &StatusArgs, mut tell: impl FnMut(&str)) ->
 
 /// The exit code of an end; `None` while it is under way.
 fn end(phase: ReleasePhase) -> Option<u8> {
-    use ReleasePhase::*;
     match phase {
-        Promoted => Some(0),
-        Denied | RolledBack | Superseded | Withdrawn | Stopped => Some(1),
-        Verifying | Downgrade | Shipping | Waiting | RollingBack => None,
+        ReleasePhase::Promoted => Some(0),
+        other => other.is_terminal().then_some(1),
     }
 }
 

@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::config::{Batch, JudgeConfig, Scene, Watch};
 use super::state::JudgeState;
 use super::witness::{self, Heard, Members, Moment};
-use super::{dispersion, eprocess, guards};
+use super::{dispersion, eprocess, expected, guards};
 use crate::api::BreachKind;
 
 /// Fewer canary errors than this never roll back, whatever the ratio.
@@ -144,7 +144,7 @@ pub fn assess(
     now: Timestamp,
 ) -> (JudgeState, Assessment) {
     let mut state = state.clone();
-    measure_dispersion(&mut state, scene, batch);
+    measure_past(config, &mut state, scene, batch);
     let moment = Moment::of(config, &state, scene, now);
     enter(&mut state, scene, &moment);
     let members = Members::new(config, scene);
@@ -179,12 +179,13 @@ fn at(ms: i64) -> Option<Timestamp> {
     Timestamp::from_millisecond(ms).ok()
 }
 
-fn measure_dispersion(state: &mut JudgeState, scene: &Scene, batch: &Batch) {
+fn measure_past(config: &JudgeConfig, state: &mut JudgeState, scene: &Scene, batch: &Batch) {
     if let (None, Some(history)) = (state.phi, &batch.history) {
         let pods: BTreeSet<String> = scene.arms.stable.iter().map(|p| p.name.clone()).collect();
         let found = dispersion::measure(history, &pods);
         state.phi = Some(super::state::rounded(found.phi));
         state.phi_note = Some(found.note.chars().take(256).collect());
+        state.expected = Some(expected::told(&found.paces, config, found.phi).chars().take(256).collect());
     }
 }
 

@@ -22,6 +22,8 @@ pub struct JudgeConfig {
     pub step_max_time: Span,
     /// Over how many scrapes a quarter of the onset prior is spread.
     pub planned_scrapes: u32,
+    /// Weights of the steps that are judged (those below 100), in percent.
+    pub judged_weights: Vec<u8>,
     /// Whether the gateway's counters are read as the second witness.
     pub gateway: bool,
     /// How far those are behind the traffic.
@@ -38,7 +40,8 @@ impl JudgeConfig {
         interval: Span,
         gateway: Option<Span>,
     ) -> Self {
-        let judged = strategy.steps.iter().filter(|s| s.set_weight.is_some_and(|w| w < 100)).count().max(1);
+        let judged_weights: Vec<u8> = strategy.steps.iter().filter_map(|s| s.set_weight).filter(|w| *w < 100).collect();
+        let judged = judged_weights.len().max(1);
         let interval_s = interval.as_secs_f64().max(0.1);
         // A step seldom gives its evidence in less than some twenty scrapes, however short its least time is.
         let per_step = (strategy.step_min_time.as_secs_f64() / interval_s).ceil().clamp(20.0, 10_000.0);
@@ -52,6 +55,7 @@ impl JudgeConfig {
             interval,
             step_max_time: strategy.step_max_time,
             planned_scrapes: (judged as f64 * per_step) as u32,
+            judged_weights,
             gateway: gateway.is_some(),
             gateway_lag: gateway.unwrap_or_default(),
             bake: strategy.bake,

@@ -23,6 +23,16 @@ pub struct Dispersion {
     /// What evidence is divided by, at least 1.
     pub phi: f64,
     pub note: String,
+    /// What the pods counted together, one per objective that could be read.
+    pub paces: Vec<Pace>,
+}
+
+/// Traffic before the rollout.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Pace {
+    pub requests_per_s: f64,
+    /// Errors per request.
+    pub error_rate: f64,
 }
 
 /// phi over all objectives, from the samples of `pods` up to the rollout's start.
@@ -31,6 +41,7 @@ pub fn measure(history: &[ObjectiveSamples], pods: &BTreeSet<String>) -> Dispers
     let mut length = 0;
     let mut compared = 0;
     let mut problem = None;
+    let mut paces = vec![];
     for objective in history {
         match (&objective.total, &objective.errors) {
             (Ok(total), Ok(errors)) => {
@@ -42,6 +53,7 @@ pub fn measure(history: &[ObjectiveSamples], pods: &BTreeSet<String>) -> Dispers
                 };
                 length = length.max(last - first);
                 compared = compared.max(tapes.len());
+                paces.extend(pace(&tapes, first, last));
                 if let Some(excess) = excess(&tapes, first, last) {
                     worst = worst.max(excess);
                 }
@@ -65,13 +77,25 @@ pub fn measure(history: &[ObjectiveSamples], pods: &BTreeSet<String>) -> Dispers
             Dispersion {
                 phi,
                 note: format!("phi {phi:.2}: {lacks}; measured {measured:.2}, at least {WITHOUT_HISTORY} is used"),
+                paces,
             }
         }
         None => Dispersion {
             phi: measured,
             note: format!("phi {measured:.2}: measured between {compared} stable pods over {minutes:.0} min"),
+            paces,
         },
     }
+}
+
+fn pace(pods: &[Tape], first: i64, last: i64) -> Option<Pace> {
+    let (requests, errors) = pods
+        .iter()
+        .map(|pod| pod.counts(first, last, true))
+        .fold((0.0, 0.0), |(n, y), c| (n + c.stable_requests, y + c.stable_errors.min(c.stable_requests)));
+    let seconds = (last - first) as f64 / 1000.0;
+    (seconds > 0.0 && requests > 0.0)
+        .then(|| Pace { requests_per_s: requests / seconds, error_rate: errors / requests })
 }
 
 fn per_pod(

@@ -23,6 +23,10 @@ pub struct JudgeState {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub phi_note: Option<String>,
+    /// How long a version as good as stable will need to be certified, told before any weight, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub expected: Option<String>,
     /// The step to which the evidence for going on belongs.
     #[serde(default)]
     pub step: u8,

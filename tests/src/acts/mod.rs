@@ -146,8 +146,7 @@ pub async fn reaches(stage: &Stage, digest: &str, phase: ReleasePhase, limit: Du
             if now == phase {
                 return Ok(release);
             }
-            let ended = matches!(now, Promoted | Denied | RolledBack | Superseded | Withdrawn | Stopped);
-            if ended && !(now == RolledBack && phase == RollingBack) {
+            if now.is_terminal() && !(now == RolledBack && phase == RollingBack) {
                 bail!("{} ended as {now:?}, not {phase:?}: {}", release.name_any(), status.message.unwrap_or_default());
             }
         }
