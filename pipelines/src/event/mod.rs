@@ -68,7 +68,8 @@ pub fn name(source: &str, key: &str) -> String {
 
 impl From<JsonError> for EventError {
     fn from(error: JsonError) -> Self {
-        EventError::Malformed(error.to_string())
+        // The parser quotes the sender's own keys and strings, line breaks and a megabyte alike.
+        EventError::Malformed(shown(&error.to_string()))
     }
 }
 
@@ -77,6 +78,7 @@ impl Delivery<'_> {
         if key.is_empty() || key.len() > 200 {
             return Err(EventError::Malformed("its id has not between 1 and 200 characters".to_owned()));
         }
+        visible("id", &key)?;
         Ok(BuildEventSpec {
             source: self.source.to_owned(),
             type_: type_.to_owned(),
@@ -179,13 +181,26 @@ fn bounded(what: &str, text: &str, limit: usize) -> Result<String, EventError> {
     match text.len() {
         0 => Err(EventError::Malformed(format!("its {what} is empty"))),
         n if n > limit => Err(EventError::Malformed(format!("its {what} is longer than {limit} characters"))),
-        _ => Ok(text.to_owned()),
+        _ => visible(what, text).map(|()| text.to_owned()),
     }
+}
+
+/// What is stored stands in the one line of a status later, and on people's terminals.
+fn visible(what: &str, text: &str) -> Result<(), EventError> {
+    if text.chars().any(unseen) {
+        return Err(EventError::Malformed(format!("its {what} has control characters")));
+    }
+    Ok(())
+}
+
+/// Control characters, line separators, and what reverses the order in which text is shown.
+fn unseen(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// A stranger's text in a line of ours: short and without control characters.
 fn shown(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(200).collect()
+    text.chars().filter(|c| !unseen(*c)).take(200).collect()
 }
 
 #[cfg(test)]
@@ -239,6 +254,27 @@ pub(crate) mod tests {
         ] {
             assert_eq!(delivery.may_name(&super::image(image, None).unwrap()).is_ok(), bound, "{image}");
         }
+    }
+
+    #[test]
+    fn a_refusal_is_one_short_line_whatever_the_sender_wrote() {
+        let parse = |body: String| tidegate_policies::json::parse::<Vec<u8>>(body.as_bytes(), "it").unwrap_err();
+        for body in [r#"{"a\nforged: 202\u001b[2J\u202e": 1, "a\nforged: 202\u001b[2J\u202e": 2}"#.to_owned(), {
+            format!(r#"["{}"]"#, "x".repeat(100_000))
+        }] {
+            let line = EventError::from(parse(body)).to_string();
+            assert!(line.contains("not acceptable JSON") && line.chars().count() <= 200, "{line}");
+            assert!(!line.chars().any(unseen), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn names_with_control_characters_are_refused() {
+        for bad in ["a\0b", "main\n", "a\u{1b}[2Jb", "a\u{202e}b", "a\u{2028}b"] {
+            assert!(bounded("ref", bad, 255).is_err(), "{bad:?}");
+            assert!(delivery(&source(EventSourceKind::Github)).fact("gcr", bad.to_owned()).is_err(), "{bad:?}");
+        }
+        assert_eq!(bounded("ref", "größe/ok", 255).as_deref(), Ok("größe/ok"));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! a token names a key that is not there - but not as often as strangers would like.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -22,6 +23,9 @@ const AGES: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs
 const STALE: Duration = Duration::from_secs(24 * 3600);
 /// Fetches for key ids that are not there, in any minute.
 const REFETCHES: usize = 5;
+const MINUTE: Duration = Duration::from_secs(60);
+/// An issuer that has just failed is not asked again for so long: each delivery would wait for it.
+const AWAY: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeysError {
@@ -43,59 +47,117 @@ pub trait Keys: Send + Sync {
     async fn fetch(&self, issuer: &str) -> Result<KeySet, KeysError>;
 }
 
-struct Held {
+/// What is known of one issuer.
+#[derive(Default)]
+struct Issuer {
     keys: HashMap<String, DecodingKey>,
-    fetched: Instant,
-    fresh_until: Instant,
+    /// When the fetch began that brought `keys`.
+    fetched: Option<Instant>,
+    fresh_until: Option<Instant>,
     refetches: Vec<Instant>,
+    /// The last fetch, if it failed.
+    failed: Option<(Instant, KeysError)>,
+    /// Held by the one who fetches.
+    fetching: Arc<Mutex<()>>,
 }
 
-/// The keys of every issuer that an EventSource names. One fetch at a time.
+type Answer = Result<Option<DecodingKey>, KeysError>;
+
+impl Issuer {
+    /// What can be said without a fetch that began after `asked`; nothing if one is due.
+    fn answer(&self, id: &str, asked: Instant, now: Instant) -> Option<Answer> {
+        let known = self.lasting(id, now);
+        if self.fresh_until.is_some_and(|until| until > now) {
+            if known.is_some() {
+                return Some(Ok(known));
+            }
+            if self.fetched.is_some_and(|began| began >= asked) {
+                return Some(Ok(None));
+            }
+        }
+        match &self.failed {
+            Some((at, error)) if now.duration_since(*at) < AWAY || self.spent(now) => {
+                Some(known.map_or_else(|| Err(error.clone()), |key| Ok(Some(key))))
+            }
+            None if self.spent(now) => Some(Ok(known)),
+            _ => None,
+        }
+    }
+
+    /// A key, as long as keys go on without their issuer.
+    fn lasting(&self, id: &str, now: Instant) -> Option<DecodingKey> {
+        let usable = self.fetched.is_some_and(|at| now.duration_since(at) < STALE);
+        self.keys.get(id).filter(|_| usable).cloned()
+    }
+
+    /// Strangers name keys that are not there: no more fetches for that in this minute.
+    fn spent(&self, now: Instant) -> bool {
+        let fresh = self.fresh_until.is_some_and(|until| until > now);
+        fresh && self.refetches.iter().filter(|at| now.duration_since(**at) < MINUTE).count() >= REFETCHES
+    }
+
+    fn take(&mut self, outcome: Result<KeySet, KeysError>, began: Instant, now: Instant) {
+        if self.fresh_until.is_some_and(|until| until > began) {
+            self.refetches.retain(|at| now.duration_since(*at) < MINUTE);
+            self.refetches.push(began);
+        }
+        match outcome {
+            Ok(set) => {
+                let age = set.max_age.unwrap_or(DEFAULT_AGE).clamp(AGES.0, AGES.1);
+                self.keys = usable(set.keys);
+                (self.fetched, self.fresh_until, self.failed) = (Some(began), Some(now + age), None);
+            }
+            Err(error) => {
+                tracing::warn!(%error, held = self.keys.len(), "the issuer's last keys, if any, go on being used");
+                self.failed = Some((now, error));
+            }
+        }
+    }
+}
+
+/// The keys of every issuer that an EventSource names. One fetch of an issuer at a time, and nobody
+/// whose key is held waits for it.
 pub struct KeyCache {
     keys: Box<dyn Keys>,
-    held: Mutex<HashMap<String, Held>>,
+    issuers: Mutex<HashMap<String, Issuer>>,
 }
 
 impl KeyCache {
     pub fn new(keys: impl Keys + 'static) -> Self {
-        Self { keys: Box::new(keys), held: Mutex::default() }
+        Self { keys: Box::new(keys), issuers: Mutex::default() }
     }
 
-    /// The issuer's key of this id; `None` if it has none.
-    pub async fn key(&self, issuer: &str, id: &str) -> Result<Option<DecodingKey>, KeysError> {
-        let mut all = self.held.lock().await;
-        let now = Instant::now();
-        let fetch = match all.get_mut(issuer) {
-            None => true,
-            Some(held) if held.fresh_until <= now => true,
-            Some(held) => {
-                let unknown = !held.keys.contains_key(id);
-                held.refetches.retain(|at| now.duration_since(*at) < Duration::from_secs(60));
-                let may = held.refetches.len() < REFETCHES;
-                if unknown && may {
-                    held.refetches.push(now);
-                }
-                unknown && may
+    /// The issuer's key of this id; `None` if it has none. An error if it may have one.
+    pub async fn key(&self, issuer: &str, id: &str) -> Answer {
+        let asked = Instant::now();
+        let fetching = {
+            let mut issuers = self.issuers.lock().await;
+            let held = issuers.entry(issuer.to_owned()).or_default();
+            if let Some(answer) = held.answer(id, asked, asked) {
+                return answer;
+            }
+            match (held.fetching.try_lock().is_ok(), held.lasting(id, asked)) {
+                (false, Some(key)) => return Ok(Some(key)),
+                _ => held.fetching.clone(),
             }
         };
-        if fetch {
-            match self.keys.fetch(issuer).await {
-                Ok(set) => {
-                    let age = set.max_age.unwrap_or(DEFAULT_AGE).clamp(AGES.0, AGES.1);
-                    let refetches = all.remove(issuer).map(|held| held.refetches).unwrap_or_default();
-                    let keys = usable(set.keys);
-                    all.insert(issuer.to_owned(), Held { keys, fetched: now, fresh_until: now + age, refetches });
-                }
-                Err(error) => match all.get_mut(issuer) {
-                    Some(held) if now.duration_since(held.fetched) < STALE => {
-                        tracing::warn!(%error, "the issuer's last keys go on being used");
-                        held.fresh_until = held.fresh_until.max(now + Duration::from_secs(10));
-                    }
-                    _ => return Err(error),
-                },
-            }
+        let _one = fetching.lock().await;
+        if let Some(held) = self.issuers.lock().await.get(issuer)
+            && let Some(answer) = held.answer(id, asked, Instant::now())
+        {
+            return answer;
         }
-        Ok(all.get(issuer).and_then(|held| held.keys.get(id)).cloned())
+        let began = Instant::now();
+        let outcome = self.keys.fetch(issuer).await;
+        let failed = outcome.as_ref().err().cloned();
+        let now = Instant::now();
+        let mut issuers = self.issuers.lock().await;
+        let held = issuers.entry(issuer.to_owned()).or_default();
+        held.take(outcome, began, now);
+        match (held.lasting(id, now), failed) {
+            (None, Some(error)) => Err(error),
+            (key, _) => Ok(key),
+        }
     }
 }
 
@@ -179,5 +241,91 @@ impl Keys for HttpKeys {
         // A key of a kind that we do not know must not take the others with it.
         let keys = document.keys.into_iter().filter_map(|key| serde_json::from_value(key).ok()).collect();
         Ok(KeySet { keys, max_age })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+    use tokio::sync::Notify;
+
+    use super::*;
+
+    const ISSUER: &str = "https://issuer.example";
+    const KEY: &str = r#"{"kty":"RSA","kid":"key-1","use":"sig","alg":"RS256","e":"AQAB","n":"sXchDaQebHnPiGvyDOAT4saGEUetSyo9MKLOoWFsueri23bOdgWp4Dy1WlUzewbgBHod5pcM9H95GQRV3JDXboIRROSBigeC5yjU1hGzHHyXss8UDprecbAYxknTcQkhslANGRUZmdTOQ5qTRsLAt6BTYuyvVRdhS8exSZEy_c4gs_7svlJJQ4H9_NxsiIoLwAEk7-Q3UXERGYw_75IDrGA84-lA_-Ct4eTlXHBIY2EaV7t7LjJaynVJCpkv4LKjTTAumiGUIuQhrNhZLuF_RJLqHpM2kgWFLU7-VTdL1VbC2tejvcI2BlMkEpk1BzBZI0KQB0GaDWFLN-aEAw3vRw"}"#;
+
+    /// Answers the first time; then it waits for `open` and fails.
+    #[derive(Default)]
+    struct Failing {
+        fetches: AtomicUsize,
+        asked: Notify,
+        open: Notify,
+    }
+
+    #[async_trait]
+    impl Keys for Arc<Failing> {
+        async fn fetch(&self, issuer: &str) -> Result<KeySet, KeysError> {
+            if self.fetches.fetch_add(1, SeqCst) == 0 {
+                return Ok(KeySet { keys: vec![serde_json::from_str(KEY).unwrap()], max_age: None });
+            }
+            self.asked.notify_one();
+            self.open.notified().await;
+            Err(KeysError::Away { issuer: issuer.to_owned(), reason: "no answer".to_owned() })
+        }
+    }
+
+    #[tokio::test]
+    async fn an_issuer_that_hangs_holds_up_nobody_whose_key_is_held() {
+        let issuer = Arc::new(Failing::default());
+        let cache = KeyCache::new(issuer.clone());
+        assert!(cache.key(ISSUER, "key-1").await.unwrap().is_some());
+        let stranger = cache.key(ISSUER, "forged");
+        let known = async {
+            issuer.asked.notified().await;
+            let key = tokio::time::timeout(Duration::from_secs(5), cache.key(ISSUER, "key-1")).await;
+            issuer.open.notify_one();
+            key
+        };
+        let (stranger, known) = tokio::join!(stranger, known);
+        assert!(known.unwrap().unwrap().is_some());
+        assert!(stranger.is_err(), "whether the issuer has that key is not known");
+    }
+
+    #[tokio::test]
+    async fn those_who_wait_for_a_dead_issuer_share_one_fetch_and_learn_that_it_is_away() {
+        let issuer = Arc::new(Failing::default());
+        issuer.fetches.store(1, SeqCst);
+        let cache = KeyCache::new(issuer.clone());
+        let all = futures::future::join_all((0..20).map(|n| {
+            let id = format!("key-{n}");
+            let cache = &cache;
+            async move { cache.key(ISSUER, &id).await }
+        }));
+        let open = async {
+            issuer.asked.notified().await;
+            issuer.open.notify_one();
+        };
+        let (answers, ()) = tokio::join!(all, open);
+        assert!(answers.iter().all(Result::is_err));
+        assert_eq!(issuer.fetches.load(SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn once_fetches_for_unknown_keys_are_spent_a_failure_stays_one() {
+        let issuer = Arc::new(Failing::default());
+        let cache = KeyCache::new(issuer.clone());
+        assert!(cache.key(ISSUER, "key-1").await.unwrap().is_some());
+        let now = Instant::now();
+        {
+            let mut issuers = cache.issuers.lock().await;
+            let held = issuers.get_mut(ISSUER).unwrap();
+            held.refetches = vec![now; REFETCHES];
+            held.failed =
+                Some((now - AWAY, KeysError::Away { issuer: ISSUER.to_owned(), reason: "no answer".to_owned() }));
+        }
+        assert!(cache.key(ISSUER, "key-2").await.is_err());
+        assert!(cache.key(ISSUER, "key-1").await.unwrap().is_some());
+        assert_eq!(issuer.fetches.load(SeqCst), 1);
     }
 }

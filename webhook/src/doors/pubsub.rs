@@ -7,6 +7,8 @@ use serde::Deserialize;
 use tidegate_pipelines::event::{EventError, Message};
 use tidegate_policies::json;
 
+use super::receive::text;
+
 #[derive(Deserialize)]
 struct Envelope {
     message: Wrapped,
@@ -27,7 +29,7 @@ struct Wrapped {
 }
 
 pub fn unpack(headers: &HeaderMap, body: &[u8]) -> Result<Message, EventError> {
-    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let header = |name: &str| text(headers, name).map(str::to_owned);
     if let Some(id) = header("x-goog-pubsub-message-id") {
         return Ok(Message {
             id,

@@ -86,7 +86,8 @@ impl Doors {
         // Without a source or secret the work is done all the same: time tells nothing either.
         let holds = hmac::holds(secret.as_deref().unwrap_or(b"no source"), signature, body) && secret.is_some();
         let Some(source) = source.filter(|_| holds) else { return refused() };
-        if !text(headers, "content-type").is_some_and(|kind| kind.starts_with("application/json")) {
+        let media = text(headers, "content-type").and_then(|kind| kind.split(';').next()).map(str::trim);
+        if !media.is_some_and(|media| media.eq_ignore_ascii_case("application/json")) {
             return malformed("the content type is not application/json: set it so in the webhook's settings");
         }
         let event = text(headers, "x-github-event").unwrap_or_default();
@@ -151,6 +152,9 @@ fn away(error: &StoreError) -> Reply {
     Reply::later("unavailable", "nothing was stored: try again", 5)
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers.get(name).and_then(|value| value.to_str().ok())
+/// A header given twice is none: a proxy before us may have looked at the other one.
+pub(super) fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next().filter(|_| values.next().is_none());
+    value.and_then(|value| value.to_str().ok())
 }

@@ -8,11 +8,13 @@ use futures::Stream;
 use http::{HeaderMap, StatusCode};
 use tidegate_pipelines::api::EventSourceKind;
 use tokio::sync::Semaphore;
-use warp::{Filter, Rejection};
+use warp::Filter;
 
 use super::receive::{Doors, Reply};
 use crate::body::{self, BodyError};
 use crate::serve::{self, Transport};
+
+const PATHS: &str = "paths: /events/github /events/cloudbuild /events/artifactregistry";
 
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -47,7 +49,7 @@ pub fn routes(
     doors: Arc<Doors>,
     limits: Limits,
     side: Arc<dyn Side>,
-) -> impl Filter<Extract = (impl warp::Reply,), Error = Rejection> + Clone {
+) -> impl Filter<Extract = (impl warp::Reply,), Error = std::convert::Infallible> + Clone {
     let served = Arc::new(Served { doors, limits, places: Semaphore::new(limits.at_once), side });
     let with = {
         let served = served.clone();
@@ -65,6 +67,17 @@ pub fn routes(
         .then(|(kind, source): (String, Option<String>), headers, stream, served: Arc<Served>| async move {
             answer(served.receive(&kind, source, headers, stream).await)
         });
+    // Before warp's own answers, which have no line and are not counted.
+    let elsewhere = {
+        let served = served.clone();
+        warp::method().and(warp::path::full()).map(move |method: http::Method, path: warp::path::FullPath| {
+            served.doors.metrics.count("none", "unknown_path");
+            match (path.as_str().starts_with("/events/"), method == http::Method::POST) {
+                (true, false) => line(StatusCode::METHOD_NOT_ALLOWED, "deliveries are sent by POST"),
+                _ => line(StatusCode::NOT_FOUND, PATHS),
+            }
+        })
+    };
     let healthz = warp::path!("healthz").and(warp::get()).map(|| line(StatusCode::OK, "ok"));
     let readyz =
         warp::path!("readyz").and(warp::get()).and(with.clone()).map(|served: Arc<Served>| match served.side.ready() {
@@ -75,7 +88,7 @@ pub fn routes(
         let text = served.side.metrics().await;
         http::Response::new(text)
     });
-    events.or(healthz).unify().or(readyz).unify().or(metrics).unify()
+    events.or(healthz).unify().or(readyz).unify().or(metrics).unify().or(elsewhere).unify()
 }
 
 /// Serves until `shutdown` resolves and running deliveries are answered.
@@ -105,11 +118,7 @@ impl Served {
             "cloudbuild" => (EventSourceKind::Cloudbuild, "cloudbuild"),
             "artifactregistry" => (EventSourceKind::Artifactregistry, "artifactregistry"),
             _ => {
-                let reply = Reply::new(
-                    StatusCode::NOT_FOUND,
-                    "unknown_path",
-                    "paths: /events/github /events/cloudbuild /events/artifactregistry",
-                );
+                let reply = Reply::new(StatusCode::NOT_FOUND, "unknown_path", PATHS);
                 self.doors.metrics.count("none", reply.outcome);
                 return reply;
             }

@@ -20,6 +20,8 @@ use tokio::time::Instant;
 const CALL: Duration = Duration::from_secs(3);
 /// A flood of forged deliveries must not become a flood of reads; a changed secret is seen this late.
 const SECRET_AGE: Duration = Duration::from_secs(5);
+/// A read that failed is an answer for those who waited for it, not for long: each would take its own [`CALL`].
+const AWAY_AGE: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
@@ -53,7 +55,7 @@ pub trait Store: Send + Sync {
     async fn put(&self, name: &str, event: BuildEventSpec) -> Result<Stored, StoreError>;
 }
 
-type Secrets = HashMap<(String, String), (Instant, Option<Vec<u8>>)>;
+type Secrets = HashMap<(String, String), (Instant, Result<Option<Vec<u8>>, StoreError>)>;
 
 pub struct KubeStore {
     client: Client,
@@ -112,18 +114,20 @@ impl Store for KubeStore {
         let key = (reference.name.clone(), reference.key.clone());
         // Held over the read: concurrent deliveries share one.
         let mut secrets = self.secrets.lock().await;
-        if let Some((at, value)) = secrets.get(&key)
-            && at.elapsed() < SECRET_AGE
-        {
-            return Ok(value.clone());
+        let lasts =
+            |(at, found): &(Instant, Result<_, _>)| at.elapsed() < if found.is_ok() { SECRET_AGE } else { AWAY_AGE };
+        if let Some(kept) = secrets.get(&key).filter(|kept| lasts(kept)) {
+            return kept.1.clone();
         }
         let api: Api<Secret> = Api::namespaced(self.client.clone(), names::SYSTEM_NAMESPACE);
-        let found =
-            bounded(api.get_opt(&reference.name)).await?.map_err(|error| StoreError::Away(error.to_string()))?;
-        let value = found.and_then(|secret| secret.data?.remove(&reference.key)).map(|bytes| bytes.0);
-        secrets.retain(|_, (at, _)| at.elapsed() < SECRET_AGE);
-        secrets.insert(key, (Instant::now(), value.clone()));
-        Ok(value)
+        let found = match bounded(api.get_opt(&reference.name)).await {
+            Ok(Ok(secret)) => Ok(secret.and_then(|secret| secret.data?.remove(&reference.key)).map(|bytes| bytes.0)),
+            Ok(Err(error)) => Err(StoreError::Away(error.to_string())),
+            Err(error) => Err(error),
+        };
+        secrets.retain(|_, kept| lasts(kept));
+        secrets.insert(key, (Instant::now(), found.clone()));
+        found
     }
 
     async fn put(&self, name: &str, event: BuildEventSpec) -> Result<Stored, StoreError> {

@@ -97,6 +97,13 @@ async fn what_does_not_authenticate_stores_nothing_and_learns_nothing() {
         ("a wrong signature", signed(&signature("guess", &body)), 401, wrong, 0),
         ("a short signature", signed(&signature("s3cret", &body)[..40]), 401, wrong, 0),
         ("a signature that is no hex", signed("sha256=zz"), 401, wrong, 0),
+        (
+            "a second signature beside the right one",
+            github("push", &push()).also("x-hub-signature-256", &signature("guess", &body)),
+            401,
+            wrong,
+            0,
+        ),
         ("sha1", signed(&signature("s3cret", &body).replace("sha256=", "sha1=")), 401, wrong, 0),
         ("the empty secret", signed(&signature("", &body)), 401, wrong, 0),
         ("a signature of another body", github("push", &push()).body(b"{}".to_vec()), 401, wrong, 0),
@@ -107,6 +114,7 @@ async fn what_does_not_authenticate_stores_nothing_and_learns_nothing() {
         ("no bearer", sent("x").header("authorization", "Basic eDp5"), 401, refused, 0),
         ("not a token", sent("a.b.c"), 401, refused, 0),
         ("a token of 10 KiB", sent(&"a".repeat(10_240)), 401, refused, 0),
+        ("two tokens", sent(&oidc_keys::token(json!({}))).also("authorization", "Bearer x"), 401, refused, 0),
         ("alg none", sent(&oidc_keys::unsigned()), 401, refused, 0),
         ("HS256 with the public key", sent(&oidc_keys::confused()), 401, refused, 0),
         ("a key nobody published", sent(&oidc_keys::by_stranger("stranger")), 401, refused, 0),
@@ -246,7 +254,16 @@ async fn what_authenticates_but_is_malformed_or_not_its_own_stores_nothing() {
         ("10 MiB", github("push", &json!({"pad": "x".repeat(10 * 1024 * 1024)})), 413, "larger than", 0),
         ("10 MiB with a token", sent(json!({"pad": "x".repeat(10 * 1024 * 1024)})), 413, "larger than", 0),
         ("another path", github("push", &push()).at("/events/gitlab"), 404, "paths:", 0),
-        ("a path too deep", github("push", &push()).at("/events/github/gh/x"), 404, "", 0),
+        ("a path too deep", github("push", &push()).at("/events/github/gh/x"), 404, "paths:", 0),
+        (
+            "a media type alike",
+            github("push", &push()).header("content-type", "application/jsonp"),
+            400,
+            "application/json",
+            0,
+        ),
+        ("a key twice that is a line of its own", raw(b"{\"a\\nb\": 1, \"a\\nb\": 2}"), 400, "not acceptable JSON", 0),
+        ("a NUL in its ref", github("push", &with(push(), "/ref", json!("refs/heads/a\u{0}b"))), 400, "control", 0),
     ];
     run(cases).await;
 }
