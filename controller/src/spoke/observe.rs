@@ -11,7 +11,7 @@ use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use tidegate_pipelines::api::{
-    Environment, ReleaseImage, Rollout, RolloutPhase, RolloutSpec, RolloutStatus, VerdictDecision, names,
+    Breach, Environment, ReleaseImage, Rollout, RolloutPhase, RolloutSpec, RolloutStatus, VerdictDecision, names,
 };
 use tidegate_pipelines::judge::{Arms, JudgeConfig, Scene, Watch};
 use tidegate_pipelines::rollout::{
@@ -40,6 +40,8 @@ pub enum ObserveError {
 pub struct Memory {
     pub epoch: Option<u64>,
     pub seen_ready: SeenReady,
+    /// Weight 0 is on the route, and the status could not be written.
+    pub unrecorded: Option<Breach>,
 }
 
 /// One look: owned, so that the planner's view can borrow from it.

@@ -80,8 +80,10 @@ pub async fn reconcile(
     let refusal = validate(&seen, hand.environment)?;
     let plan = plan::plan(&seen, refusal);
     let mut applied = Applied::default();
-    hand.apply(&plan, Order::BeforeStatus, &seen, &mut applied).await?;
-    let status = status::complete(plan.next_status.clone(), &applied);
+    let done = hand.apply(&plan, Order::BeforeStatus, &seen, &mut applied).await;
+    // Also when a later action failed: that weight 0 was acknowledged is not to be forgotten.
+    let status = status::complete(plan.next_status.clone(), &seen.status, &applied, &mut memory.unrecorded);
+    done?;
     let wrote = status::write(hand, &seen, status.clone(), written).await?;
     if wrote {
         teller.report(&seen, &plan, &status, &applied);

@@ -131,10 +131,11 @@ impl Teller {
     /// Tells what this pass decided. Called once the decision is on record in the status.
     pub fn report(&self, seen: &Seen, plan: &Plan, status: &RolloutStatus, applied: &Applied) {
         self.metrics.writes.inc_by(u64::from(applied.writes));
-        if let (Some(breach), Some(at)) = (&status.breach, applied.zero_at)
+        if let Some(breach) = &status.breach
+            && let Some(at) = &breach.written_at
             && seen.status.breach.as_ref().is_none_or(|b| b.written_at.is_none())
         {
-            let took = at.duration_since(breach.sample_at.0);
+            let took = at.0.duration_since(breach.sample_at.0);
             self.metrics.breach_to_zero.observe(took.as_secs_f64().max(0.0));
             tracing::info!(
                 rollout = %seen.rollout.metadata.name.as_deref().unwrap_or_default(),

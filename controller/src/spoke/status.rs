@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::Api;
 use kube::api::PostParams;
-use tidegate_pipelines::api::{Rollout, RolloutStatus};
+use tidegate_pipelines::api::{Breach, Rollout, RolloutStatus};
 use tokio::time::Instant;
 
 use super::apply::{Applied, Hand};
@@ -73,12 +74,26 @@ fn due(difference: Difference, written: &Written, now: Instant) -> bool {
     }
 }
 
-/// Adds what only the executor knows: when weight 0 was acknowledged.
-pub fn complete(mut status: RolloutStatus, applied: &Applied) -> RolloutStatus {
+/// Adds what only the executor knows: when weight 0 was acknowledged. A breach whose record was refused (a conflict) after
+/// the route was lowered is kept in `unrecorded` and recorded as it was: what is found a pass later is of another moment.
+pub fn complete(
+    mut status: RolloutStatus,
+    recorded: &RolloutStatus,
+    applied: &Applied,
+    unrecorded: &mut Option<Breach>,
+) -> RolloutStatus {
     if let (Some(breach), Some(at)) = (&mut status.breach, applied.zero_at)
         && breach.written_at.is_none()
     {
-        breach.written_at = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime(at));
+        breach.written_at = Some(MicroTime(at));
+    }
+    match &mut status.breach {
+        Some(breach) if recorded.breach.is_none() => match unrecorded {
+            Some(first) => breach.clone_from(first),
+            None if breach.written_at.is_some() => *unrecorded = Some(breach.clone()),
+            None => {}
+        },
+        _ => *unrecorded = None,
     }
     status
 }
@@ -121,7 +136,41 @@ pub async fn write(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use jiff::Timestamp;
+    use tidegate_pipelines::api::BreachKind;
     use tidegate_pipelines::judge::JudgeState;
+
+    fn at(ms: i64) -> Timestamp {
+        Timestamp::from_millisecond(ms).unwrap()
+    }
+
+    fn breach(sample: i64) -> RolloutStatus {
+        let (sample_at, decided_at) = (MicroTime(at(sample)), MicroTime(at(sample + 60)));
+        let breach = Breach { kind: BreachKind::Judge, message: "E".into(), sample_at, decided_at, written_at: None };
+        RolloutStatus { breach: Some(breach), ..Default::default() }
+    }
+
+    #[test]
+    fn a_breach_whose_record_was_refused_is_recorded_as_it_was() {
+        let (before, lowered, nothing) =
+            (RolloutStatus::default(), Applied { zero_at: Some(at(1_080)), writes: 1 }, Applied::default());
+        let mut unrecorded = None;
+        let first = complete(breach(1_000), &before, &lowered, &mut unrecorded);
+        assert_eq!(first.breach.as_ref().unwrap().written_at, Some(MicroTime(at(1_080))));
+        // The status write met a conflict: the next pass finds the route lowered and a newer sample.
+        let second = complete(breach(2_000), &before, &nothing, &mut unrecorded);
+        assert_eq!(second.breach, first.breach);
+        // On record; nothing is added to it any more.
+        let third = complete(second.clone(), &second, &nothing, &mut unrecorded);
+        assert_eq!((third.breach, unrecorded), (first.breach, None));
+    }
+
+    #[test]
+    fn a_breach_before_any_weight_has_no_time_of_a_write() {
+        let mut unrecorded = None;
+        let status = complete(breach(1_000), &RolloutStatus::default(), &Applied::default(), &mut unrecorded);
+        assert_eq!((status.breach.unwrap().written_at, unrecorded), (None, None));
+    }
 
     #[test]
     fn evidence_is_written_now_and_then_and_decisions_at_once() {

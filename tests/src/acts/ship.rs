@@ -104,9 +104,10 @@ async fn ships_nothing_again(stage: &Stage, published: &Published) -> Result<()>
 
 pub const DEAD: &str = "rolled back by the gateway's counters and workload health, although it counts no errors itself";
 
-/// Ready, then its pods refuse connections.
+/// Ready and serving, then its pods refuse connections. Counted from the first request: a pod may be ready for seconds
+/// before it is scraped and given any, and one that dies before costs nobody anything and proves little.
 pub async fn dead(stage: &Stage, version: &str) -> Result<Seen> {
-    let behavior = Behavior::version(version).errors(DELIBERATE).refuses_after_ready(Duration::from_secs(4));
+    let behavior = Behavior::version(version).errors(DELIBERATE).refuses_after_request(Duration::from_secs(2));
     let published = stage.publish(&spec(version, behavior)).await?;
     stage.github_package_event(&published).await?;
     released(stage, &published.digest).await?;
@@ -118,9 +119,12 @@ pub async fn dead(stage: &Stage, version: &str) -> Result<Seen> {
         .await?;
     check(stage.canary_weight("staging").await? == 0, "staging: weight is not 0")?;
     let breach = rollout.status.as_ref().and_then(|status| status.breach.clone()).context("no breach is recorded")?;
-    let outcome = format!("{:?} at weight {}: {}", breach.kind, weight_at_breach(&rollout), breach.message);
+    let (weight, breach_to_zero_ms) = (weight_at_breach(&rollout), breach_ms(&rollout));
+    let outcome = format!("{:?} at weight {weight}: {}", breach.kind, breach.message);
+    check(weight > 0, format!("it was found before it served a request: {outcome}"))?;
+    check(breach_to_zero_ms.is_some(), format!("no write of weight 0 is on record: {outcome}"))?;
     // A canary that refuses connections costs requests before it is found out: the floor is not zero.
-    Ok(Seen { outcome, breach_to_zero_ms: breach_ms(&rollout), may_fail_requests: true })
+    Ok(Seen { outcome, breach_to_zero_ms, may_fail_requests: true })
 }
 
 fn weight_at_breach(rollout: &tidegate_pipelines::api::Rollout) -> u8 {

@@ -151,12 +151,17 @@ async fn client_of(kubeconfig: &serde_json::Value) -> Result<Client> {
 /// Tokens are secrets even in a rig: readable by their owner only.
 pub(super) fn write_private(path: &Path, text: &str) -> Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static WRITTEN: AtomicU32 = AtomicU32::new(0);
+    // Whole or not at all: several commands at once read and write the same kubeconfig.
+    let unfinished = path.with_extension(format!("{}.part", WRITTEN.fetch_add(1, Ordering::Relaxed)));
     let mut file = std::fs::OpenOptions::new()
         .create(true)
         .truncate(true)
         .write(true)
         .mode(0o600)
-        .open(path)
+        .open(&unfinished)
         .with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(std::io::Write::write_all(&mut file, text.as_bytes())?)
+    std::io::Write::write_all(&mut file, text.as_bytes())?;
+    Ok(std::fs::rename(&unfinished, path)?)
 }

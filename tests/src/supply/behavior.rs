@@ -26,6 +26,8 @@ pub struct Behavior {
     pub warm_up_ms: u64,
     /// Closes its sockets this long after it became ready.
     pub refuse_after_ready_ms: Option<u64>,
+    /// Closes its sockets this long after the first request came.
+    pub refuse_after_request_ms: Option<u64>,
     /// Ends with a failure this long after its start.
     pub crash_after_ms: Option<u64>,
     /// Serves no `/metrics`.
@@ -44,6 +46,7 @@ impl Default for Behavior {
             latency_ms: 2,
             warm_up_ms: 300,
             refuse_after_ready_ms: None,
+            refuse_after_request_ms: None,
             crash_after_ms: None,
             no_metrics: false,
             sick_after_s: None,
@@ -79,6 +82,12 @@ impl Behavior {
 
     pub fn refuses_after_ready(mut self, after: Duration) -> Self {
         self.refuse_after_ready_ms = Some(millis(after));
+        self
+    }
+
+    /// Whenever its traffic comes, it serves some of it.
+    pub fn refuses_after_request(mut self, after: Duration) -> Self {
+        self.refuse_after_request_ms = Some(millis(after));
         self
     }
 

@@ -78,11 +78,7 @@ async fn demo(args: &Args, dir: &std::path::Path, parts: Parts) -> Result<bool> 
     let mut stage = Stage::start(dir, parts, &shipping, &|line| screen.say(line)).await?;
     stage.start_load()?;
     if let Some(count) = args.rollbacks {
-        let samples = rollbacks::run(&stage, count).await?;
-        let text = serde_json::to_string_pretty(&rollbacks::report(&samples))?;
-        std::fs::write(&args.outcome, &text)?;
-        println!("{}", text.split("\"samples\"").next().unwrap_or_default());
-        return Ok(samples.len() >= count);
+        return rollbacks::run(&stage, count, &args.outcome).await;
     }
     let stage = Arc::new(stage);
     acts::follow(stage.clone());

@@ -1,53 +1,63 @@
-//! `demo --rollbacks N`: N bad versions, one pipeline per environment, a fresh digest each time. Measures from the
-//! newest sample of the deciding evaluation to the acknowledged route write, on to the canary's last request, and the
-//! requests that were harmed against the floor that no test can beat (docs/judgement.md).
+//! `demo --rollbacks N`: N bad versions, one pipeline per environment, a fresh digest each time, each told to a door by a
+//! signed event. Measures from the door's 202 to the first request that a canary pod served, from the newest sample of
+//! the deciding evaluation to the acknowledged route write, on to the canary's last request, and the requests that were
+//! harmed against the floor that no test can beat (docs/judgement.md). A turn that fails is counted, never left out.
 
+mod figures;
+mod watch;
+
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use kube::api::{Api, DeleteParams};
-use serde::Serialize;
-use serde_json::json;
-use tidegate_pipelines::api::{Pipeline, Rollout, RolloutPhase};
-use tidegate_tests::rig::apply;
-use tidegate_tests::stage::manifests::{APP, Shipping, environment, pipeline};
-use tidegate_tests::stage::{DELIBERATE, ROLLING_RATE, Stage, spec, wait};
+use tidegate_pipelines::api::{Environment, Pipeline, Release, ReleasePhase, RolloutPhase, RolloutStatus};
+use tidegate_tests::rig::{apply, now};
+use tidegate_tests::stage::manifests::{self, APP, GITHUB_REPOSITORY, REPOSITORY, Shipping, environment, pipeline};
+use tidegate_tests::stage::{ROLLING_RATE, Stage, spec, wait};
 use tidegate_tests::supply::behavior::Behavior;
-use tidegate_tests::supply::chain::REGISTRY;
+use tidegate_tests::supply::chain::{GITHUB, REGISTRY};
+use tidegate_tests::supply::github;
+use tidegate_tests::supply::release::Published;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep, timeout};
 
-const BAD: f64 = 0.30;
+use figures::{Failure, Ledger, Measured};
+use watch::{Life, Watch};
+
+/// Share of requests that the bad version answers with an error; stable's is `DELIBERATE`.
+pub const BAD: f64 = 0.30;
 const WEIGHT: u8 = 10;
+/// From the event to the end of the rollout.
+const TURN: Duration = Duration::from_secs(120);
+/// A rig that is broken is not measured any longer.
+const FAILURES_IN_A_ROW: usize = 4;
 
-#[derive(Clone, Debug, Serialize)]
-pub struct Sample {
-    environment: String,
-    /// Newest sample used to the acknowledged write.
-    breach_to_zero_ms: f64,
-    /// Newest sample used to the last request that the canary served.
-    breach_to_last_request_ms: i64,
-    weight: u8,
-    canary_requests: u64,
-    /// Errors beyond those that the stable version would have made.
-    excess_errors: f64,
-    floor: f64,
-    /// Requests that failed otherwise: resets, time-outs, 502.
-    failed: u64,
+/// What the lanes share.
+struct Turns {
+    wanted: usize,
+    /// Turns that may be begun, those that fail included.
+    most: usize,
+    ledger: Mutex<Ledger>,
 }
 
-/// Runs the rollbacks, environments side by side.
-pub async fn run(stage: &Stage, count: usize) -> Result<Vec<Sample>> {
+/// Runs until `count` rollbacks are measured, environments side by side; the outcome is written after each. True: all
+/// of them are.
+pub async fn run(stage: &Stage, count: usize, outcome: &Path) -> Result<bool> {
     prepare(stage).await?;
-    let each = count.div_ceil(stage.fleet.environments.len());
-    let lanes = stage.fleet.environments.iter().map(|environment| lane(stage, environment.name(), each));
-    let lanes = futures::future::join_all(lanes).await;
-    let mut samples = Vec::new();
-    for lane in lanes {
-        samples.extend(lane?);
+    if let Some(dir) = outcome.parent() {
+        std::fs::create_dir_all(dir)?;
     }
-    Ok(samples)
+    let turns = Turns { wanted: count, most: count + count.div_ceil(10) + 3, ledger: Mutex::new(Ledger::new(outcome)) };
+    let lanes = stage.fleet.environments.iter().map(|environment| lane(stage, environment.name(), &turns));
+    futures::future::join_all(lanes).await;
+    let ledger = turns.ledger.lock().await;
+    println!("{}", ledger.text());
+    Ok(ledger.samples.len() >= count)
 }
 
-/// The stage's own pipeline gives way to one per environment, each with an image repository of its own.
+/// The stage's own pipeline gives way to one per environment, each with an image repository of its own for which the
+/// event source may speak.
 async fn prepare(stage: &Stage) -> Result<()> {
     let pipelines: Api<Pipeline> = Api::namespaced(stage.hub().clone(), APP);
     pipelines.delete(APP, &DeleteParams::default()).await?;
@@ -55,6 +65,12 @@ async fn prepare(stage: &Stage) -> Result<()> {
         pipelines.get_opt(APP).await.ok()?.is_none().then_some(())
     })
     .await?;
+    let own = format!("images: [\"{REGISTRY}/{REPOSITORY}\"]");
+    let theirs: Vec<String> =
+        stage.fleet.environments.iter().map(|place| format!("\"{REGISTRY}/{REPOSITORY}-{}\"", place.name())).collect();
+    let sources =
+        manifests::event_sources(REGISTRY, stage.supply.google.issuer(), &format!("http://{GITHUB}"), github::TOKEN);
+    apply::yaml(stage.hub(), &sources.replace(&own, &format!("images: [{}]", theirs.join(", ")))).await?;
     for place in &stage.fleet.environments {
         let name = place.name();
         let allowed = environment(name, &place.prometheus_url).replace(
@@ -74,96 +90,114 @@ async fn prepare(stage: &Stage) -> Result<()> {
             .replace("  evidenceDeadline: 0s", "  evidenceDeadline: 0s\n  targetNamespace: portal")
             .replace("mask: 5s", "mask: 2s")
             .replace("shop/portal\"}]", &format!("shop/portal-{name}\"}}]"))
-            .replace("  sources:\n", "")
-            .replace("  - {eventSource: github, repository: \"shop/portal\"}\n", "")
-            .replace("  - {eventSource: cloudbuild, repository: \"shop/portal\"}\n", "");
+            .replace(&format!("  - {{eventSource: github, repository: \"{GITHUB_REPOSITORY}\"}}\n"), "");
         apply::yaml(stage.hub(), &own).await?;
         stage.loads[name].set_rate(ROLLING_RATE / 3.0);
+    }
+    for place in &stage.fleet.environments {
+        let mirrored: Api<Environment> = Api::all(place.cluster.admin.clone());
+        wait::until(Duration::from_secs(60), "the mirror has brought the changed Environment", || async {
+            let environment = mirrored.get_opt(place.name()).await.ok()??;
+            environment.spec.allowed_pipelines.iter().any(|allowed| !allowed.target_namespaces.is_empty()).then_some(())
+        })
+        .await?;
     }
     Ok(())
 }
 
-async fn lane(stage: &Stage, environment: &str, count: usize) -> Result<Vec<Sample>> {
-    let mut samples = Vec::new();
-    for turn in 0..count {
-        let sample = one(stage, environment, turn).await.with_context(|| format!("{environment}, rollback {turn}"));
-        match sample {
-            Ok(sample) => samples.push(sample),
-            Err(error) if samples.is_empty() => return Err(error),
-            Err(error) => eprintln!("left out: {error:#}"),
+/// One environment's turns. What it cannot measure it notes; it ends when enough are measured, or the rig is broken.
+async fn lane(stage: &Stage, environment: &str, turns: &Turns) {
+    let (mut in_a_row, mut prepared) = (0, None);
+    let mut watch = match stage.environment(environment) {
+        Ok(place) => Watch::open(place.cluster.admin.clone()),
+        Err(error) => return turns.ledger.lock().await.failed(Failure::of(environment, 0, &error)),
+    };
+    for turn in 0.. {
+        if !turns.ledger.lock().await.begin(turns.wanted, turns.most) {
+            return;
+        }
+        let result = one(stage, environment, turn, &mut prepared, &mut watch).await;
+        let mut ledger = turns.ledger.lock().await;
+        match result {
+            Ok(measured) => {
+                in_a_row = 0;
+                ledger.measured(measured);
+            }
+            Err(error) => {
+                in_a_row += 1;
+                ledger.failed(Failure::of(environment, turn, &error));
+            }
+        }
+        if let Err(error) = ledger.write() {
+            eprintln!("the outcome cannot be written: {error:#}");
+        }
+        if in_a_row >= FAILURES_IN_A_ROW {
+            println!("      {environment:<10} GIVEN UP after {in_a_row} failures in a row");
+            return;
         }
     }
-    Ok(samples)
 }
 
-async fn one(stage: &Stage, environment: &str, turn: usize) -> Result<Sample> {
+/// What the hub says of a release that it ended without a rollback; waits for ever while there is none.
+async fn stopped(stage: &Stage, environment: &str, digest: &str) -> String {
+    let releases: Api<Release> = Api::namespaced(stage.hub().clone(), &format!("{APP}-{environment}"));
+    loop {
+        sleep(Duration::from_secs(2)).await;
+        let Ok(all) = releases.list(&Default::default()).await else { continue };
+        let ours = |release: &&Release| release.spec.images.iter().any(|image| image.digest == digest);
+        let status = all.iter().find(ours).and_then(|release| release.status.clone()).unwrap_or_default();
+        if status.phase.is_some_and(|phase| phase.is_terminal() && phase != ReleasePhase::RolledBack) {
+            return format!("{:?}: {}", status.phase, status.message.unwrap_or_default());
+        }
+    }
+}
+
+/// A bad version and its evidence, as a build would leave them.
+struct Bad {
+    version: String,
+    published: Published,
+}
+
+async fn publish(stage: &Stage, environment: &str, turn: usize) -> Result<Bad> {
     let version = format!("bad-{environment}-{turn}");
     let mut image = spec(&version, Behavior::version(&version).errors(BAD));
-    image.repo = format!("shop/portal-{environment}");
-    let published = stage.publish(&image).await?;
-    let before = stage.loads[environment].snapshot().await;
-    let hub = stage.fleet.hub.kubeconfig_for(tidegate_tests::rig::cluster::ADMIN)?.display().to_string();
-    let reference = published.by_digest();
-    let args = ["release", &reference, "--revision", &published.revision, "-n", APP, "--kubeconfig", &hub];
-    stage.roles.run(&args).await?;
-    let ended = wait::until(Duration::from_secs(120), "the rollout's end", || async {
-        let rollout = stage.rollout_in(environment, &published.digest).await?;
-        let phase = rollout.status.as_ref()?.phase?;
-        phase.is_terminal().then_some(rollout)
-    })
-    .await?;
-    let status = ended.status.clone().unwrap_or_default();
+    image.repo = format!("{REPOSITORY}-{environment}");
+    let published = timeout(Duration::from_secs(60), stage.publish(&image)).await.context("publishing hangs")??;
+    Ok(Bad { version, published })
+}
+
+/// `prepared` is this turn's image, and then the next one's: it is signed while the last requests are awaited, so that
+/// the signing delays nothing.
+async fn one(
+    stage: &Stage,
+    environment: &str,
+    turn: usize,
+    prepared: &mut Option<Bad>,
+    watch: &mut Watch,
+) -> Result<Measured> {
+    let bad = match prepared.take() {
+        Some(bad) => bad,
+        None => publish(stage, environment, turn).await?,
+    };
+    let digest = &bad.published.digest;
+    let load = &stage.loads[environment];
+    let before = load.snapshot().await;
+    let deadline = Instant::now() + TURN;
+    stage.cloud_build_event(&bad.published).await?;
+    let accepted = now();
+    let mut life = Life::default();
+    let over = |status: &RolloutStatus| status.phase.is_some_and(RolloutPhase::is_terminal);
+    tokio::select! {
+        breached = watch.until(digest, deadline, &mut life, |status| status.breach.is_some() || over(status)) => breached.map(drop)?,
+        why = stopped(stage, environment, digest) => bail!("the hub did not ship it: {why}"),
+    }
+    let (ended, upcoming) =
+        tokio::join!(watch.until(digest, deadline, &mut life, over), publish(stage, environment, turn + 1));
+    *prepared = upcoming.ok();
+    let status = ended?.status.unwrap_or_default();
     if status.phase != Some(RolloutPhase::RolledBack) {
         bail!("it ended as {:?}: {}", status.phase, status.message.unwrap_or_default());
     }
-    let after = stage.loads[environment].snapshot().await.since(&before);
-    sample(environment, &version, &ended, &after).context("no breach, write or request is recorded")
-}
-
-fn sample(environment: &str, version: &str, rollout: &Rollout, load: &tidegate_tests::rig::Snapshot) -> Option<Sample> {
-    let status = rollout.status.as_ref()?;
-    let breach = status.breach.as_ref()?;
-    let (newest, written) = (breach.sample_at.0, breach.written_at.as_ref()?.0);
-    let served = load.versions.get(version)?;
-    let weight = status.history.iter().map(|entry| entry.weight).max().unwrap_or(0);
-    Some(Sample {
-        environment: environment.to_owned(),
-        breach_to_zero_ms: written.duration_since(newest).as_secs_f64() * 1000.0,
-        breach_to_last_request_ms: served.last_served.duration_since(newest).as_millis() as i64,
-        weight,
-        canary_requests: served.requests,
-        excess_errors: served.deliberate as f64 - DELIBERATE * served.requests as f64,
-        floor: floor(f64::from(weight.max(1)) / 100.0, BAD / DELIBERATE, 0.01),
-        failed: load.failed,
-    })
-}
-
-/// Least expected excess errors before evidence of strength 1/alpha at canary share `w` and risk ratio `r`:
-/// (r - 1) w ln(1/alpha) / ((1 - w + w r) KL(theta1 || theta0)).
-fn floor(w: f64, r: f64, alpha: f64) -> f64 {
-    let theta = w * r / (1.0 - w + w * r);
-    let kl = theta * (theta / w).ln() + (1.0 - theta) * ((1.0 - theta) / (1.0 - w)).ln();
-    (r - 1.0) * w * (1.0 / alpha).ln() / ((1.0 - w + w * r) * kl)
-}
-
-pub fn report(samples: &[Sample]) -> serde_json::Value {
-    let sorted = |of: &dyn Fn(&Sample) -> f64| {
-        let mut values: Vec<f64> = samples.iter().map(of).collect();
-        values.sort_by(f64::total_cmp);
-        values
-    };
-    let figures = |of: &dyn Fn(&Sample) -> f64| {
-        let values = sorted(of);
-        let at = |q: f64| values.get(((values.len() as f64 - 1.0) * q).round() as usize).copied().unwrap_or(f64::NAN);
-        json!({"p50": at(0.5), "p90": at(0.9), "p99": at(0.99), "max": at(1.0)})
-    };
-    json!({
-        "rollbacks": samples.len(),
-        "breach_to_zero_ms": figures(&|s| s.breach_to_zero_ms),
-        "breach_to_last_request_ms": figures(&|s| s.breach_to_last_request_ms as f64),
-        "excess_errors": figures(&|s| s.excess_errors),
-        "floor_of_excess_errors": figures(&|s| s.floor),
-        "otherwise_failed_requests": samples.iter().map(|s| s.failed).sum::<u64>(),
-        "samples": samples,
-    })
+    let load = load.snapshot().await.since(&before);
+    figures::measure(environment, &bad.version, accepted, &life, &status, &load)
 }

@@ -102,8 +102,14 @@ impl Life {
                     None => std::future::pending().await,
                 }
             };
+            let refuses = async {
+                tokio::select! {
+                    () = after(behavior.refuse_after_ready_ms) => {}
+                    () = async { program.asked().await; after(behavior.refuse_after_request_ms).await } => {}
+                }
+            };
             tokio::select! {
-                () = after(behavior.refuse_after_ready_ms) => {
+                () = refuses => {
                     *running = None;
                     sleep(READINESS_LAG).await;
                     self.write(report(false)).await;

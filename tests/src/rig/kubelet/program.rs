@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 use super::serve::Server;
@@ -27,6 +28,8 @@ pub struct Program {
     digest: String,
     behavior: Behavior,
     ready_since: OnceLock<Instant>,
+    asked: OnceLock<()>,
+    first_asked: Notify,
     served: AtomicU64,
     failed: AtomicU64,
     /// Bits of the error rate that a test set; NaN while none did.
@@ -41,6 +44,8 @@ impl Program {
             digest: digest.to_owned(),
             behavior,
             ready_since: OnceLock::new(),
+            asked: OnceLock::new(),
+            first_asked: Notify::new(),
             served: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             sickness: AtomicU64::new(f64::NAN.to_bits()),
@@ -75,6 +80,11 @@ impl Program {
         self.ready_since.get_or_init(Instant::now);
     }
 
+    /// Returns with the first request that is no probe and no scrape.
+    pub async fn asked(&self) {
+        self.first_asked.notified().await;
+    }
+
     /// Listens on the pod's address.
     pub async fn serve(self: &Arc<Self>, ip: Ipv4Addr) -> std::io::Result<Server> {
         let program = self.clone();
@@ -98,6 +108,9 @@ impl Program {
     }
 
     async fn work(&self) -> Response<Full<Bytes>> {
+        if self.asked.set(()).is_ok() {
+            self.first_asked.notify_one();
+        }
         if self.behavior.latency_ms > 0 {
             sleep(Duration::from_millis(self.behavior.latency_ms)).await;
         }
