@@ -17,6 +17,7 @@ use tidegate_pipelines::api::{Environment, Quarantine, Rollout, names};
 
 use super::Mirror;
 use super::kinds::{self, Kind};
+use super::loosen::loosen_delay;
 use super::rollouts;
 use crate::connect::{CallError, bounded};
 use crate::spoke::cache::{Cache, version_of};
@@ -28,8 +29,6 @@ const BEAT: Duration = Duration::from_secs(5);
 const INTENT_BEAT: Duration = Duration::from_secs(1);
 /// As for the local caches: longer silence is a dead connection.
 const WATCH_SECONDS: u32 = 30;
-/// `Environment.spec.loosenDelay` when it is not set.
-const LOOSEN_DELAY: i64 = 300;
 
 fn params() -> PatchParams {
     PatchParams::apply(names::MIRROR_FIELD_MANAGER).force()
@@ -101,9 +100,10 @@ impl Mirror {
     }
 
     fn loosen_delay(&self) -> i64 {
+        // The one in force here, not the one that the hub would like.
         let environment = self.world.environments.get(None, &self.environment);
-        let delay = environment.and_then(|e| e.spec.loosen_delay);
-        delay.map_or(LOOSEN_DELAY, |d| i64::try_from(d.as_duration().as_secs()).unwrap_or(i64::MAX))
+        let spec = environment.and_then(|e| serde_json::to_value(&e.spec).ok()).unwrap_or_default();
+        loosen_delay(&spec)
     }
 
     async fn merge<K>(&self, kind: Kind, source: &K, cache: &Cache<K>)
@@ -185,6 +185,7 @@ impl Mirror {
                             self.intents.insert(intent.clone());
                             self.intent(&intent).await;
                         }
+                        self.intents.complete();
                     }
                     Some(Err(error)) => tracing::debug!(%error, "watch of intents failed; trying again"),
                     None => return,
@@ -234,13 +235,14 @@ impl Mirror {
         match rollouts::merge(intent, local.as_deref()) {
             rollouts::Merge::Nothing => Ok(()),
             rollouts::Merge::DeletedHere => {
-                self.report_end(
-                    intent,
-                    "Withdrawn",
-                    "DeletedInEnvironment",
-                    "the Rollout was deleted in the environment",
-                )
-                .await
+                let last = self.world.last_words.of(&namespace, name);
+                match rollouts::last_report(intent, last) {
+                    rollouts::LastReport::Ended(status) => self.report_status(intent, &status).await,
+                    rollouts::LastReport::Withdrawn(intent) => {
+                        let message = "the Rollout was deleted in the environment";
+                        self.report_end(&intent, "Withdrawn", "DeletedInEnvironment", message).await
+                    }
+                }
             }
             rollouts::Merge::Write(_) if local.is_none() && !namespace_allowed(&environment, &intent.spec) => {
                 let message = format!(

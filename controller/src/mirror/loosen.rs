@@ -1,8 +1,12 @@
 //! Whether a change lets something pass that was refused before. Errs to "yes": what it cannot tell waits.
 
 use serde_json::Value;
+use tidegate_pipelines::api::Span;
 
 use super::kinds::Kind;
+
+/// Seconds, when `Environment.spec.loosenDelay` is not set.
+const LOOSEN_DELAY: i64 = 300;
 
 fn list<'a>(value: &'a Value, path: &str) -> &'a [Value] {
     value.pointer(path).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
@@ -36,9 +40,20 @@ pub fn loosens(kind: Kind, old: &Value, new: &Value) -> bool {
     }
 }
 
-/// Another policy may ask for less; where metrics are and who may ship is no admission.
+/// Another policy may ask for less, a shorter delay would let all the rest pass sooner, other metrics would speak to
+/// the local judge, and more pipelines could ship. Only fewer of these and a longer delay are sure to tighten.
 fn environment(old: &Value, new: &Value) -> bool {
-    old.get("policy") != new.get("policy")
+    let (old_pipelines, new_pipelines) = (list(old, "/allowedPipelines"), list(new, "/allowedPipelines"));
+    loosen_delay(new) < loosen_delay(old)
+        || !within(new_pipelines, old_pipelines)
+        || !same_but(old, new, &["loosenDelay", "allowedPipelines", "decommissioned"])
+}
+
+/// An Environment's `loosenDelay` in seconds, its default where it is not set or cannot be read.
+pub fn loosen_delay(environment: &Value) -> i64 {
+    let set = environment.get("loosenDelay").filter(|delay| !delay.is_null());
+    let delay = set.and_then(|delay| serde_json::from_value::<Span>(delay.clone()).ok());
+    delay.map_or(LOOSEN_DELAY, |d| i64::try_from(d.as_duration().as_secs()).unwrap_or(i64::MAX))
 }
 
 fn mode(spec: &Value) -> u8 {
@@ -106,6 +121,32 @@ mod tests {
         ] {
             assert_eq!(loosens(Kind::Policy, &base, &new), expected, "{case}");
         }
+    }
+
+    #[test]
+    fn another_policy_or_a_shorter_delay_loosens_an_environment() {
+        let with = |delay: Value, policy: &str| json!({"policy": policy, "loosenDelay": delay});
+        let base = with(json!("5m"), "strict");
+        for (new, expected, case) in [
+            (base.clone(), false, "nothing"),
+            (with(json!("10m"), "strict"), false, "longer"),
+            (with(json!("0s"), "strict"), true, "none at all"),
+            (with(json!("299s"), "strict"), true, "shorter"),
+            (with(Value::Null, "strict"), false, "not set is 5 min"),
+            (with(json!("5m"), "lax"), true, "another policy"),
+            (
+                json!({"policy": "strict", "loosenDelay": "5m", "metrics": {"prometheus": "http://elsewhere"}}),
+                true,
+                "metrics",
+            ),
+            (json!({"policy": "strict", "loosenDelay": "5m", "allowedPipelines": [{}]}), true, "more pipelines"),
+        ] {
+            assert_eq!(loosens(Kind::Environment, &base, &new), expected, "{case}");
+        }
+        let two = json!({"policy": "p", "allowedPipelines": [{"targetNamespaces": ["a"]}, {}]});
+        let one = json!({"policy": "p", "allowedPipelines": [{}]});
+        assert!(!loosens(Kind::Environment, &two, &one), "fewer pipelines");
+        assert!(loosens(Kind::Environment, &with(Value::Null, "p"), &with(json!("1s"), "p")));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use kube::ResourceExt;
 use serde_json::{Map, Value, json};
-use tidegate_pipelines::api::{Rollout, RolloutPhase, names};
+use tidegate_pipelines::api::{Rollout, RolloutPhase, RolloutStatus, names};
 
 /// What to do about one intent.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,6 +13,24 @@ pub enum Merge {
     Write(Value),
     /// It was here and somebody deleted it here: an abort, which is reported and never undone.
     DeletedHere,
+}
+
+/// What the hub hears of a rollout that is no longer here.
+#[derive(Clone, Debug)]
+pub enum LastReport {
+    /// It had ended: that end, not its removal.
+    Ended(Box<RolloutStatus>),
+    /// It was taken away before its end; the intent with all that is known of it.
+    Withdrawn(Box<Rollout>),
+}
+
+/// `last`: the status that the local copy had when it went, if this process saw it.
+pub fn last_report(source: &Rollout, last: Option<RolloutStatus>) -> LastReport {
+    match last {
+        Some(status) if status.phase.is_some_and(RolloutPhase::is_terminal) => LastReport::Ended(Box::new(status)),
+        Some(status) => LastReport::Withdrawn(Box::new(Rollout { status: Some(status), ..source.clone() })),
+        None => LastReport::Withdrawn(Box::new(source.clone())),
+    }
 }
 
 /// Fields of the spec that belong to whoever sets them here.
@@ -173,6 +191,23 @@ mod tests {
         assert_eq!(merge(&reported, None), Merge::DeletedHere);
         reported.status = serde_json::from_value(json!({"phase": "Withdrawn"})).unwrap();
         assert_eq!(merge(&reported, None), Merge::Nothing, "told once");
+    }
+
+    #[test]
+    fn what_ended_here_and_went_is_reported_with_its_end() {
+        let mut reported = intent();
+        reported.status = serde_json::from_value(json!({"phase": "Canary"})).unwrap();
+        for end in ["Promoted", "RolledBack", "Failed", "Denied"] {
+            let last: RolloutStatus = serde_json::from_value(json!({"phase": end, "weight": 0})).unwrap();
+            let LastReport::Ended(told) = last_report(&reported, Some(last.clone())) else { panic!("{end}") };
+            assert_eq!(*told, last);
+        }
+        let running: RolloutStatus = serde_json::from_value(json!({"phase": "Canary", "weight": 25})).unwrap();
+        let LastReport::Withdrawn(known) = last_report(&reported, Some(running)) else { panic!("it had not ended") };
+        assert_eq!(known.status.unwrap().weight, 25, "what was known last is kept");
+        assert!(
+            matches!(last_report(&reported, None), LastReport::Withdrawn(known) if known.status == reported.status)
+        );
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! until it arrives, and across any outage; nothing here waits for the hub.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -21,53 +22,74 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// The intents as last seen at the hub, by name.
 #[derive(Clone, Default)]
-pub struct Intents(Arc<RwLock<HashMap<String, Rollout>>>);
+pub struct Intents {
+    known: Arc<RwLock<HashMap<String, Rollout>>>,
+    listed: Arc<AtomicBool>,
+}
 
 impl Intents {
     pub fn insert(&self, intent: Rollout) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(intent.name_any(), intent);
+        self.known.write().unwrap_or_else(PoisonError::into_inner).insert(intent.name_any(), intent);
     }
 
     pub fn remove(&self, name: &str) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+        self.known.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+    }
+
+    /// All of them were listed at least once.
+    pub fn complete(&self) {
+        self.listed.store(true, Ordering::Release);
+    }
+
+    /// The hub has this rollout's end, or wants to know nothing of it any more.
+    pub fn heard_the_end_of(&self, name: &str) -> bool {
+        self.listed.load(Ordering::Acquire)
+            && self.get(name).is_none_or(|i| i.status.and_then(|s| s.phase).is_some_and(RolloutPhase::is_terminal))
     }
 
     pub fn get(&self, name: &str) -> Option<Rollout> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+        self.known.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
     pub fn all(&self) -> Vec<Rollout> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.known.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 }
 
-/// Whether the hub has yet to learn of this status. `sent` is the local version that was last sent: a status
-/// that reads back differently (a rounded number) must not be sent for ever.
-fn owed(intent: &Rollout, local: &Rollout, sent: Option<&str>) -> bool {
+/// The versions of the local copy and of the intent after a report.
+type Sent = (Option<String>, Option<String>);
+
+/// Whether the hub has yet to learn of this status. `sent` is what was last sent, and what the hub made of it: a
+/// status that reads back differently (a rounded number) must not be sent for ever, one that the hub has lost
+/// since must be sent again.
+fn owed(intent: &Rollout, local: &Rollout, sent: Option<&Sent>) -> bool {
     let Some(status) = &local.status else { return false };
     status.phase.is_some()
         && intent.status.as_ref() != Some(status)
-        && sent != local.metadata.resource_version.as_deref()
+        && sent.is_none_or(|(ours, theirs)| {
+            *ours != local.metadata.resource_version || *theirs != intent.metadata.resource_version
+        })
 }
 
 impl Mirror {
     pub async fn report(self) {
         let mut wake = self.world.wakes.listen("");
-        let mut sent: HashMap<String, String> = HashMap::new();
+        let mut sent: HashMap<String, Sent> = HashMap::new();
         loop {
             wake.borrow_and_update();
             let locals = self.world.rollouts.select(|r| r.spec.environment == self.environment);
             for local in locals {
                 let Some(intent) = self.intents.get(&local.name_any()) else { continue };
-                let known = local.uid().and_then(|uid| sent.get(&uid)).map(String::as_str);
+                let known = local.uid().and_then(|uid| sent.get(&uid));
                 if intent.spec.namespace != local.namespace().unwrap_or_default() || !owed(&intent, &local, known) {
                     continue;
                 }
                 let Some(status) = &local.status else { continue };
                 match self.report_status(&intent, status).await {
                     Ok(()) => {
-                        let version = local.metadata.resource_version.clone().unwrap_or_default();
-                        sent.insert(local.uid().unwrap_or_default(), version);
+                        let after = self.intents.get(&local.name_any()).and_then(|i| i.metadata.resource_version);
+                        let versions = (local.metadata.resource_version.clone(), after);
+                        sent.insert(local.uid().unwrap_or_default(), versions);
                     }
                     Err(error) => {
                         tracing::debug!(rollout = %local.name_any(), %error, "status not reported yet");
@@ -85,7 +107,7 @@ impl Mirror {
         }
     }
 
-    async fn report_status(&self, intent: &Rollout, status: &RolloutStatus) -> Result<(), CallError> {
+    pub(super) async fn report_status(&self, intent: &Rollout, status: &RolloutStatus) -> Result<(), CallError> {
         let name = intent.name_any();
         let api: Api<Rollout> = Api::namespaced(self.hub.clone(), &self.namespace());
         let body = json!({
@@ -144,7 +166,22 @@ mod tests {
         assert!(!owed(&fresh, &fresh, None), "nothing to tell yet");
         assert!(owed(&fresh, &canary, None));
         assert!(!owed(&canary, &canary, None), "the hub says the same");
-        assert!(!owed(&fresh, &canary, Some("2")), "this version was sent");
-        assert!(owed(&fresh, &rollout(Some("Promoting"), "3"), Some("2")));
+        let sent = |ours: &str, theirs: &str| (Some(ours.to_owned()), Some(theirs.to_owned()));
+        assert!(!owed(&fresh, &canary, Some(&sent("2", "1"))), "this version was sent");
+        assert!(owed(&fresh, &rollout(Some("Promoting"), "3"), Some(&sent("2", "1"))));
+        let restored = rollout(Some("Preparing"), "7");
+        assert!(owed(&restored, &canary, Some(&sent("2", "1"))), "the hub was restored and has lost it");
+    }
+
+    #[test]
+    fn an_end_is_heard_only_once_the_hub_shows_it() {
+        let intents = Intents::default();
+        assert!(!intents.heard_the_end_of("r"), "a hub that was never reached has heard nothing");
+        intents.complete();
+        assert!(intents.heard_the_end_of("r"), "the hub no longer has it");
+        intents.insert(rollout(Some("Canary"), "1"));
+        assert!(!intents.heard_the_end_of("r"));
+        intents.insert(rollout(Some("RolledBack"), "2"));
+        assert!(intents.heard_the_end_of("r"));
     }
 }

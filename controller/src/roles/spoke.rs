@@ -145,7 +145,8 @@ impl Office {
         tasks.spawn(events);
         let (link, hub) = watch::channel(Hub { reachable: true, away_since: None });
         let link = Arc::new(link);
-        if let Some(client) = &self.hub {
+        let intents = self.hub.as_ref().map(|_| Intents::default());
+        if let (Some(client), Some(intents)) = (&self.hub, &intents) {
             let mirror = Mirror {
                 environment: self.environment.clone(),
                 hub: client.clone(),
@@ -153,7 +154,7 @@ impl Office {
                 clock: self.clock.clone(),
                 permit: candidate.permit(),
                 link: link.clone(),
-                intents: Intents::default(),
+                intents: intents.clone(),
             };
             mirror.tasks().into_iter().for_each(|task| drop(tasks.spawn(task)));
         }
@@ -170,6 +171,7 @@ impl Office {
             metrics: self.reader.clone(),
             teller,
             hub,
+            intents,
             shutdown,
         };
         (spoke, world)

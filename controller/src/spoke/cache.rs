@@ -56,11 +56,20 @@ where
 {
     /// Opens the cache and gives the task that keeps it; the wiring runs that.
     pub fn watch(api: Api<K>, wakes: Wakes) -> (Self, impl Future<Output = ()> + Send + 'static) {
+        Self::watch_ends(api, wakes, |_| {})
+    }
+
+    /// As [`Cache::watch`]; `gone` is handed each object that is no longer there, as it last was.
+    pub fn watch_ends(
+        api: Api<K>,
+        wakes: Wakes,
+        gone: impl Fn(&K) + Send + 'static,
+    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let mut writer = Writer::<K>::new(());
         let (complete, listed) = watch::channel(false);
         let cache = Cache { store: writer.as_reader(), own: Arc::default(), listed };
         let config = watcher::Config::default().timeout(WATCH_SECONDS);
-        let own = cache.own.clone();
+        let (own, reader) = (cache.own.clone(), cache.store.clone());
         let keeper = async move {
             let stream = watcher(api, config).default_backoff().modify(|object| {
                 // By far the largest part of most objects, and nothing here reads it.
@@ -70,7 +79,18 @@ where
             while let Some(event) = stream.next().await {
                 match event {
                     Ok(event) => {
+                        let relisted = matches!(event, watcher::Event::InitDone);
+                        let before = if relisted { reader.state() } else { vec![] };
+                        // The object comes with its last state.
+                        if let watcher::Event::Delete(object) = &event {
+                            gone(object);
+                        }
                         writer.apply_watcher_event(&event);
+                        // Deleted while nobody watched.
+                        before
+                            .iter()
+                            .filter(|old| reader.get(&ObjectRef::from_obj(old.as_ref())).is_none())
+                            .for_each(|old| gone(old));
                         if let watcher::Event::Delete(object) = &event {
                             // Told by the server itself: nothing of ours is newer, unless it was made again.
                             let key = (object.meta().namespace.clone().unwrap_or_default(), object.name_any());

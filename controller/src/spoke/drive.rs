@@ -22,6 +22,7 @@ use super::world::World;
 use crate::clock::SharedClock;
 use crate::lease::Permit;
 use crate::metrics::MetricsPort;
+use crate::mirror::up::Intents;
 
 /// After a failed call; doubled up to the longest.
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
@@ -41,6 +42,8 @@ pub struct Spoke {
     pub metrics: Arc<dyn MetricsPort>,
     pub teller: Teller,
     pub hub: watch::Receiver<Hub>,
+    /// What the hub wants and was told; none: the spoke works alone.
+    pub intents: Option<Intents>,
     pub shutdown: watch::Receiver<bool>,
 }
 
@@ -70,7 +73,7 @@ impl Spoke {
                 running.insert(uid, handle.id());
             }
             self.count_phases(&rollouts);
-            retention::sweep(&self.world, &self.permit, &rollouts).await;
+            retention::sweep(&self.world, &self.permit, self.intents.as_ref(), &rollouts).await;
             tokio::select! {
                 _ = wake.changed() => {}
                 Some(ended) = tasks.join_next_with_id() => {

@@ -8,6 +8,7 @@ pub mod canary;
 pub mod drive;
 pub mod evidence;
 pub mod httproute;
+pub mod last_words;
 pub mod observe;
 pub mod plan;
 pub mod pods;

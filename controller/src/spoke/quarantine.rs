@@ -47,10 +47,7 @@ pub(super) async fn create(
             }
             Err(error) if error.code() == Some(409) => {
                 let existing = bounded(api.get(&name)).await.map_err(called(WHAT))?;
-                let holds = existing.spec.lifted.is_none()
-                    && (existing.spec.environments.is_empty()
-                        || existing.spec.environments.iter().any(|e| e == hand.environment));
-                if holds {
+                if answers(&existing.spec, &spec) {
                     hand.world.quarantines.wrote(existing);
                     return Ok(());
                 }
@@ -59,4 +56,40 @@ pub(super) async fn create(
         }
     }
     Err(ApplyError::Stale { what: WHAT })
+}
+
+/// Whether what is there makes a quarantine of `wanted` superfluous: it holds here, or it was made for this very
+/// rollout and a person has lifted it since.
+fn answers(existing: &QuarantineSpec, wanted: &QuarantineSpec) -> bool {
+    let here =
+        existing.environments.is_empty() || wanted.environments.iter().all(|e| existing.environments.contains(e));
+    if existing.lifted.is_none() { here } else { existing.origin == wanted.origin }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_persons_lift_stands_for_the_rollout_it_was_made_for_and_for_no_other() {
+        let spec = |environments: &[&str], origin: &str, lifted: bool| -> QuarantineSpec {
+            let mut spec =
+                json!({"digests": ["sha256:00"], "environments": environments, "reason": "x", "origin": origin});
+            if lifted {
+                spec["lifted"] = json!({"by": "ann", "reason": "a mistake, see the report"});
+            }
+            serde_json::from_value(spec).unwrap()
+        };
+        let wanted = spec(&["east"], "east/shop/portal-1-1", false);
+        for (existing, expected, case) in [
+            (spec(&[], "hub", false), true, "everywhere"),
+            (spec(&["east", "west"], "x", false), true, "here too"),
+            (spec(&["west"], "x", false), false, "elsewhere"),
+            (spec(&["east"], "east/shop/portal-1-1", true), true, "lifted, this rollout's"),
+            (spec(&["east"], "east/shop/portal-1-2", true), false, "lifted, another attempt's"),
+        ] {
+            assert_eq!(answers(&existing, &wanted), expected, "{case}");
+        }
+    }
 }

@@ -1,5 +1,5 @@
-//! Ended rollouts are kept for a while, then removed: a bounded number per pipeline. Never touches one that
-//! has not ended, and keeps the releases that a rollback may need.
+//! Ended rollouts are kept for a while, then removed: a bounded number per pipeline. Never touches one that has not
+//! ended, or whose end the hub has not heard, and keeps the releases that a rollback may need.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,34 +11,35 @@ use tidegate_pipelines::api::{Rollout, RolloutPhase};
 use super::world::World;
 use crate::connect::bounded;
 use crate::lease::Permit;
+use crate::mirror::up::Intents;
 
-/// Ended rollouts kept per pipeline; more than the longest `rollbackWindow` (20).
+/// Ended rollouts kept per pipeline, promoted and others apart; more than the longest `rollbackWindow` (20).
 const KEPT: usize = 24;
 
-/// Those beyond the kept ones, oldest first. Promoted ones are kept longest: they are rollback targets.
-fn surplus(rollouts: &[Arc<Rollout>]) -> Vec<Arc<Rollout>> {
-    let mut by_pipeline: HashMap<(String, String), Vec<Arc<Rollout>>> = HashMap::new();
+/// The oldest beyond the kept ones. `reported`: whether the hub has a rollout's end; what it has not heard stays.
+fn surplus(rollouts: &[Arc<Rollout>], reported: impl Fn(&Rollout) -> bool) -> Vec<Arc<Rollout>> {
+    let mut groups: HashMap<(String, String, bool), Vec<Arc<Rollout>>> = HashMap::new();
     for rollout in rollouts {
         let phase = rollout.status.as_ref().and_then(|s| s.phase);
         if phase.is_some_and(RolloutPhase::is_terminal) && rollout.metadata.deletion_timestamp.is_none() {
-            let key = (rollout.namespace().unwrap_or_default(), rollout.spec.pipeline.clone());
-            by_pipeline.entry(key).or_default().push(rollout.clone());
+            let promoted = phase == Some(RolloutPhase::Promoted);
+            let key = (rollout.namespace().unwrap_or_default(), rollout.spec.pipeline.clone(), promoted);
+            groups.entry(key).or_default().push(rollout.clone());
         }
     }
     let mut surplus = Vec::new();
-    for mut ended in by_pipeline.into_values() {
-        ended.sort_by_key(|r| {
-            let promoted = r.status.as_ref().and_then(|s| s.phase) == Some(RolloutPhase::Promoted);
-            (promoted, r.metadata.creation_timestamp.as_ref().map(|t| t.0), r.name_any())
-        });
+    for mut ended in groups.into_values() {
+        ended.sort_by_key(|r| (r.metadata.creation_timestamp.as_ref().map(|t| t.0), r.name_any()));
         let too_many = ended.len().saturating_sub(KEPT);
-        surplus.extend(ended.into_iter().take(too_many));
+        surplus.extend(ended.into_iter().take(too_many).filter(|rollout| reported(rollout)));
     }
     surplus
 }
 
-pub async fn sweep(world: &World, permit: &Permit, rollouts: &[Arc<Rollout>]) {
-    for rollout in surplus(rollouts).into_iter().take(4) {
+/// `intents` are the hub's; none: there is no hub to tell.
+pub async fn sweep(world: &World, permit: &Permit, intents: Option<&Intents>, rollouts: &[Arc<Rollout>]) {
+    let reported = |rollout: &Rollout| intents.is_none_or(|known| known.heard_the_end_of(&rollout.name_any()));
+    for rollout in surplus(rollouts, reported).into_iter().take(4) {
         if !permit.held() {
             return;
         }
@@ -70,16 +71,33 @@ mod tests {
         Arc::new(serde_json::from_value(text).unwrap())
     }
 
+    fn names(rollouts: &[Arc<Rollout>]) -> Vec<String> {
+        rollouts.iter().map(|r| r.name_any()).collect()
+    }
+
     #[test]
     fn the_oldest_ended_rollouts_go_and_running_ones_never() {
         let mut all: Vec<_> = (0..40).map(|n| rollout(n, "Failed")).collect();
         all.push(rollout(99, "Canary"));
-        all.push(rollout(0, "Promoted"));
-        let gone: Vec<String> = surplus(&all).iter().map(|r| r.name_any()).collect();
-        assert_eq!(gone.len(), 41 - KEPT);
+        let gone = names(&surplus(&all, |_| true));
+        assert_eq!(gone.len(), 40 - KEPT);
         assert_eq!(gone[0], "portal-000");
         assert!(!gone.contains(&"portal-099".to_owned()));
-        let promoted = surplus(&all).iter().any(|r| r.status.as_ref().unwrap().phase == Some(RolloutPhase::Promoted));
-        assert!(!promoted, "a rollback target is kept before the others");
+    }
+
+    #[test]
+    fn what_just_ended_stays_however_many_were_promoted_and_the_other_way_round() {
+        let mut all: Vec<_> = (0..40).map(|n| rollout(n, "Promoted")).collect();
+        all.push(rollout(50, "RolledBack"));
+        let gone = names(&surplus(&all, |_| true));
+        assert!(!gone.contains(&"portal-050".to_owned()) && gone.len() == 40 - KEPT, "{gone:?}");
+    }
+
+    #[test]
+    fn what_the_hub_has_not_heard_of_stays() {
+        let all: Vec<_> = (0..40).map(|n| rollout(n, "RolledBack")).collect();
+        assert!(surplus(&all, |_| false).is_empty());
+        let one = names(&surplus(&all, |r| r.name_any() == "portal-003"));
+        assert_eq!(one, ["portal-003"]);
     }
 }

@@ -15,6 +15,7 @@ use tidegate_policies::model::{Attestor as AttestorModel, TrustRoot as TrustRoot
 
 use super::cache::Cache;
 use super::httproute::HttpRoute;
+use super::last_words::LastWords;
 use super::wake::Wakes;
 
 /// Caches of the kinds that a rollout touches or is decided by.
@@ -23,6 +24,7 @@ pub struct World {
     pub client: Client,
     pub wakes: Wakes,
     pub rollouts: Cache<Rollout>,
+    pub last_words: LastWords,
     pub deployments: Cache<Deployment>,
     pub services: Cache<Service>,
     pub autoscalers: Cache<HorizontalPodAutoscaler>,
@@ -57,8 +59,14 @@ impl World {
                 cache
             }};
         }
+        let last_words = LastWords::default();
+        let said = last_words.clone();
+        let (rollouts, keeper) =
+            Cache::watch_ends(Api::all(client.clone()), wakes.clone(), move |rollout| said.record(rollout));
+        keepers.push(Box::pin(keeper));
         let world = World {
-            rollouts: cache!(),
+            rollouts,
+            last_words,
             deployments: cache!(),
             services: cache!(),
             autoscalers: cache!(),

@@ -34,7 +34,8 @@ pub struct EnvironmentSpec {
     /// Set by a person when the environment is gone for good, so that deleting it does not wait for its spoke.
     #[serde(default)]
     pub decommissioned: bool,
-    /// How long a loosened policy waits before it takes effect. Default `5m`.
+    /// How long a loosened policy waits before it takes effect here, and so do a shorter delay, other metrics and further
+    /// pipelines. Default `5m`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loosen_delay: Option<Span>,
 }
