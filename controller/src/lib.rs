@@ -13,3 +13,4 @@ pub mod mirror;
 pub mod roles;
 pub mod serve;
 pub mod spoke;
+mod step;

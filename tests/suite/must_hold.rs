@@ -1,6 +1,7 @@
 //! What must hold while parts are away, and what must move nothing. All on the stage's `staging`, with pipelines through
 //! that environment alone; each case sets the pipeline as it needs it and waits for the end of what it began.
 
+mod deleted;
 mod events;
 mod hands;
 mod outage;
@@ -18,6 +19,11 @@ pub fn cases() -> Vec<Case> {
         Case::new("must_hold::a_namespace_that_is_not_allowed_sees_nothing", refused::namespace_not_allowed),
         Case::new("must_hold::a_misspelt_metric_is_refused_before_any_traffic", refused::misspelt_metric),
         Case::new("must_hold::a_canary_that_nobody_scrapes_is_told_before_any_weight", refused::nobody_scrapes),
+        Case::new(
+            "must_hold::deleting_the_pipeline_in_mid_canary_leaves_the_users_route_as_it_was",
+            deleted::in_mid_canary,
+        ),
+        Case::new("must_hold::deleting_a_pipeline_at_rest_takes_our_leftovers_away", deleted::nothing_under_way).slow(),
         Case::new("must_hold::registry_away", outage::registry).slow(),
         Case::new("must_hold::hub_away", outage::hub).slow(),
         Case::new("must_hold::environment_api_away", outage::environment_api).slow(),

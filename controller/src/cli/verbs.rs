@@ -127,8 +127,9 @@ async fn approve(
         Some(user) => user,
         None => whoami(hub).await?,
     };
-    let spec = ApprovalSpec { release: name.clone(), stage: stage.clone(), user: user.clone(), comment };
-    let mut approval = Approval::new(&format!("{name}-{stage}"), spec);
+    let attempt = release.spec.attempt;
+    let spec = ApprovalSpec { release: name.clone(), stage: stage.clone(), attempt, user: user.clone(), comment };
+    let mut approval = Approval::new(&format!("{name}-{attempt}-{stage}"), spec);
     approval.meta_mut().namespace = Some(hub.namespace.clone());
     let api: Api<Approval> = Api::namespaced(hub.client.clone(), &hub.namespace);
     bounded(api.create(&PostParams::default(), &approval))
@@ -168,6 +169,11 @@ pub async fn resume(hub: &Hub, target: &Target) -> Result<String, CliError> {
 /// Ships the release once more, after an end that was not good.
 pub async fn retry(hub: &Hub, target: &Target) -> Result<String, CliError> {
     let release = hub.release(&target.name).await?;
+    let moving = |phase: &ReleasePhase| phase.is_shipping() || *phase == ReleasePhase::RollingBack;
+    if let Some(phase) = release.status.as_ref().and_then(|status| status.phase).filter(moving) {
+        let name = release.name_any();
+        return Err(CliError::Usage(format!("{name} is under way ({phase:?}): abort it or wait for its end first")));
+    }
     let attempt = release.spec.attempt + 1;
     let change = json!({ "attempt": attempt, "abort": false, "undo": false, "paused": false });
     hub.patch_spec(&hub.releases(), &release.name_any(), change).await?;

@@ -8,7 +8,7 @@ use kube::{Api, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tidegate_pipelines::api::{BuildEvent, Pipeline, Quarantine, Release, Rollout, names};
+use tidegate_pipelines::api::{BuildEvent, Pipeline, PipelineSpec, Quarantine, Release, Rollout, names};
 use tidegate_pipelines::release::{MAX_EVENTS_KEPT, Outcome, ReleaseAction, Write};
 
 use super::Hub;
@@ -110,12 +110,32 @@ pub async fn event(
 
 pub async fn release(hub: &Hub, release: &Release, writes: &[Write]) -> Result<(), ApplyError> {
     for write in writes {
-        one(hub, release, write).await?;
+        match write {
+            Write::Snapshot { spec } => snapshot(hub, release, spec).await?,
+            write => one(hub, write).await?,
+        }
     }
     Ok(())
 }
 
-async fn one(hub: &Hub, release: &Release, write: &Write) -> Result<(), ApplyError> {
+/// What clears up after a deleted pipeline.
+pub async fn intents(hub: &Hub, writes: &[Write]) -> Result<(), ApplyError> {
+    for write in writes {
+        one(hub, write).await?;
+    }
+    Ok(())
+}
+
+/// Replaced whole, over the very object that was looked at: a merge would keep what the pipeline dropped.
+async fn snapshot(hub: &Hub, release: &Release, spec: &PipelineSpec) -> Result<(), ApplyError> {
+    let api: Api<Release> = Api::namespaced(hub.client.clone(), &release.namespace().unwrap_or_default());
+    let mut changed = release.clone();
+    changed.spec.snapshot = spec.clone();
+    let name = release.name_any();
+    bounded(api.replace(&name, &created(), &changed)).await.map(|_| ()).map_err(failed("replace", &name))
+}
+
+async fn one(hub: &Hub, write: &Write) -> Result<(), ApplyError> {
     let intents = |environment: &str| -> Api<Rollout> {
         Api::namespaced(hub.client.clone(), &names::environment_namespace(environment))
     };
@@ -125,7 +145,7 @@ async fn one(hub: &Hub, release: &Release, write: &Write) -> Result<(), ApplyErr
             rollout.metadata.labels = Some(
                 [
                     (names::PIPELINE_LABEL.to_owned(), spec.pipeline.clone()),
-                    (names::RELEASE_LABEL.to_owned(), release.name_any()),
+                    (names::RELEASE_LABEL.to_owned(), spec.release.clone()),
                     (names::ENVIRONMENT_LABEL.to_owned(), spec.environment.clone()),
                 ]
                 .into(),
@@ -148,6 +168,15 @@ async fn one(hub: &Hub, release: &Release, write: &Write) -> Result<(), ApplyErr
         Write::Abort { environment, name } => {
             merge(&intents(environment), name, json!({"spec": {"abort": true}})).await
         }
+        Write::Retire { environment, name } => {
+            let patch = json!({"metadata": {"annotations": {names::RETIRE: "true"}}});
+            match merge(&intents(environment), name, patch).await {
+                Err(error) if error.source.is_not_found() => Ok(()),
+                outcome => outcome,
+            }
+        }
+        // Of its own Release, not of an environment.
+        Write::Snapshot { .. } => Ok(()),
         Write::Pause { environment, name } => {
             let patch =
                 json!({"metadata": {"annotations": {names::PAUSED_BY_RELEASE: "true"}}, "spec": {"paused": true}});

@@ -15,8 +15,9 @@ pub async fn reconcile(hub: &Hub, name: &str) -> Result<Option<Duration>, Reconc
     let views = validate::views(&hub.index, &observed.pipelines);
     let source = observed.source.as_ref().map(|s| &s.spec);
     let asked = wanted(&observed.event.spec, source, &views).unwrap_or_default();
-    let lookups = observe::lookups(hub, &observed.event, &views, &asked).await;
-    let outcome = plan::event(&observed, &views, &lookups);
+    let mut lookups = observe::lookups(hub, &observed.event, &views, &asked).await;
+    let indexes = observe::indexes(hub, &views, &asked, &mut lookups).await;
+    let outcome = plan::event(&observed, &views, &lookups, &indexes);
     apply::event(hub, &observed.event, &observed.pipelines, &outcome).await?;
     let api: Api<BuildEvent> = Api::namespaced(hub.client.clone(), names::SYSTEM_NAMESPACE);
     let before = observed.event.status.as_ref();

@@ -233,6 +233,10 @@ impl Index {
         keys.extend(self.open_releases(|r| {
             r.spec.pipeline == spec.pipeline && r.namespace().as_deref() == Some(namespace.as_str())
         }));
+        let deleted = |p: Arc<Pipeline>| p.metadata.deletion_timestamp.is_some();
+        if self.pipeline(&namespace, &spec.pipeline).is_some_and(deleted) {
+            keys.push(Key::Pipeline(namespace.clone(), spec.pipeline.clone()));
+        }
         if self
             .environments
             .get(&ObjectRef::new(&spec.environment))

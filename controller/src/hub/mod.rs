@@ -29,6 +29,7 @@ use crate::clock::SharedClock;
 use crate::github::Reports;
 use crate::lease::Permit;
 use crate::ledger::Ledger;
+use crate::step::reconcile_error;
 use index::Index;
 use metrics::Metrics;
 use queue::Key;
@@ -50,38 +51,11 @@ pub struct Hub {
     pub admission: tokio::sync::Mutex<()>,
 }
 
-/// Why a reconcile did not come to its end: the step's own error.
-#[derive(Debug, thiserror::Error)]
-pub enum ReconcileError {
-    #[error("observe: {0}")]
-    Observe(#[from] observe::ObserveError),
-    #[error("validate: {0}")]
-    Validate(#[from] validate::ValidateError),
-    #[error("apply: {0}")]
-    Apply(#[from] apply::ApplyError),
-    #[error("status: {0}")]
-    Status(#[from] status::StatusError),
-}
-
-impl ReconcileError {
-    /// Which step failed, for the metric.
-    pub fn step(&self) -> &'static str {
-        match self {
-            ReconcileError::Observe(_) => "observe",
-            ReconcileError::Validate(_) => "validate",
-            ReconcileError::Apply(_) => "apply",
-            ReconcileError::Status(_) => "status",
-        }
-    }
-
-    /// Another writer was there first; what we hold is stale and a fresh look will do.
-    fn is_conflict(&self) -> bool {
-        match self {
-            ReconcileError::Apply(error) => error.is_conflict(),
-            ReconcileError::Status(error) => error.is_conflict(),
-            _ => false,
-        }
-    }
+reconcile_error! {
+    Observe(observe::ObserveError) = "observe",
+    Validate(validate::ValidateError) = "validate",
+    Apply(apply::ApplyError) = "apply",
+    Status(status::StatusError) = "status",
 }
 
 impl Hub {

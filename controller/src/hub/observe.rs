@@ -101,6 +101,48 @@ pub async fn lookups(
     answers
 }
 
+/// What the indexes among the digests found list, by digest. One that cannot be read now is not known as found
+/// either: what is inside it must be in the Release from the start, for the day on which it is quarantined.
+pub async fn indexes(
+    hub: &Hub,
+    pipelines: &[PipelineView<'_>],
+    wanted: &[Wanted],
+    lookups: &mut BTreeMap<String, Lookup>,
+) -> BTreeMap<String, Vec<String>> {
+    let mut found = BTreeMap::new();
+    for want in wanted {
+        let asked = reference(&want.ask);
+        let Some(Lookup::Found(digest)) = lookups.get(&asked).cloned() else { continue };
+        if found.contains_key(&digest) {
+            continue;
+        }
+        let Some(pipeline) = pipelines.get(want.pipeline) else { continue };
+        let has = |r: &Release| r.spec.pipeline_uid == pipeline.uid && r.spec.images.iter().any(|i| i.digest == digest);
+        // An earlier release of this pipeline says it already.
+        if !hub.index.releases.state_filter(has).is_empty() {
+            continue;
+        }
+        let repository = format!("{}@{digest}", want.ask.repository);
+        match children(hub.verdicts.verifier.fetch().as_ref(), &repository, &registries(hub, pipeline.spec)).await {
+            Ok(children) => drop(found.insert(digest, children)),
+            Err(why) => drop(lookups.insert(asked, Lookup::Away(why))),
+        }
+    }
+    found
+}
+
+/// Most that a Release keeps of one index.
+const CHILDREN: usize = 256;
+
+async fn children(fetch: &dyn Fetch, reference: &str, registries: &[Registry]) -> Result<Vec<String>, String> {
+    let image: ImageRef = reference.parse().map_err(|error| format!("{reference}: {error}"))?;
+    let Some(digest) = image.digest.clone() else { return Ok(vec![]) };
+    let manifest = fetch.manifest(&Location::of(&image, registries), &digest).await;
+    let manifest = manifest.map_err(|error| error.to_string())?;
+    let children = manifest.children().map_err(|error| format!("{reference}: {error}"))?;
+    Ok(children.iter().take(CHILDREN).map(ToString::to_string).collect())
+}
+
 async fn look_up(fetch: &dyn Fetch, reference: &str, registries: &[Registry]) -> Lookup {
     let image: ImageRef = match reference.parse() {
         Ok(image) => image,

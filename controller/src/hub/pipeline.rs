@@ -5,7 +5,7 @@ use std::time::Duration;
 use kube::{Api, ResourceExt};
 use tidegate_pipelines::api::Pipeline;
 
-use super::{Hub, ReconcileError, apply, plan, status, validate};
+use super::{Hub, ReconcileError, apply, plan, report, status, validate};
 
 pub async fn reconcile(hub: &Hub, namespace: &str, name: &str) -> Result<Option<Duration>, ReconcileError> {
     let Some(pipeline) = hub.index.pipeline(namespace, name) else { return Ok(None) };
@@ -13,13 +13,11 @@ pub async fn reconcile(hub: &Hub, namespace: &str, name: &str) -> Result<Option<
     let mut standings = validate::standings(&hub.index, &hub.index.pipelines.state());
     let standing = standings.remove(&format!("{namespace}/{name}")).unwrap_or_default();
     let releases = hub.index.releases.state_filter(|r| r.spec.pipeline_uid == uid);
-    let rollouts = hub.index.rollouts.state_filter(|r| {
-        let place = kube::runtime::reflector::ObjectRef::new(&r.spec.environment);
-        // Nobody is left who could answer for an environment that is gone.
-        let answers = hub.index.environments.get(&place).is_some();
-        r.spec.pipeline_namespace == namespace && r.spec.pipeline == name && answers
-    });
-    let plan = plan::pipeline(&pipeline, &standing, &releases, &rollouts, hub.clock.now());
+    let rollouts =
+        hub.index.rollouts.state_filter(|r| r.spec.pipeline_namespace == namespace && r.spec.pipeline == name);
+    let places = validate::spots(&hub.index);
+    let plan = plan::pipeline(&pipeline, &standing, &releases, &rollouts, &places, hub.clock.now());
+    apply::intents(hub, &plan.writes).await?;
     let api: Api<Pipeline> = Api::namespaced(hub.client.clone(), namespace);
     status::write(&api, &pipeline, pipeline.status.as_ref(), &plan.status, |p, s| p.status = Some(s)).await?;
     if plan.finalizer != plan::Finalizer::Keep {
@@ -27,7 +25,10 @@ pub async fn reconcile(hub: &Hub, namespace: &str, name: &str) -> Result<Option<
         let fresh = crate::connect::bounded(api.get_opt(name)).await;
         if let Ok(Some(fresh)) = fresh {
             apply::finalizer(&api, &fresh, plan.finalizer).await?;
+            if plan.finalizer == plan::Finalizer::Remove {
+                report::retired(hub, &pipeline, &plan.left);
+            }
         }
     }
-    Ok(None)
+    Ok(plan.wake_after)
 }

@@ -9,9 +9,9 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::ResourceExt;
 use tidegate_pipelines::api::{
-    Environment, EnvironmentStatus, Pipeline, PipelineStatus, Quarantine, Release, Rollout, names,
+    Environment, EnvironmentStatus, Pipeline, PipelineStatus, Quarantine, Release, Rollout, RolloutReason, names,
 };
-use tidegate_pipelines::release::{self, Lookup, Outcome, Plan, ResolveInput, World, current};
+use tidegate_pipelines::release::{self, Lookup, Outcome, Plan, ResolveInput, Retirement, Spot, World, Write, current};
 
 use super::heartbeat::{Pulse, SILENCE};
 use super::observe::{ObservedEvent, ObservedRelease};
@@ -24,6 +24,7 @@ pub fn event(
     observed: &ObservedEvent,
     views: &[release::PipelineView<'_>],
     lookups: &BTreeMap<String, Lookup>,
+    indexes: &BTreeMap<String, Vec<String>>,
 ) -> Outcome {
     let releases: Vec<&Release> = observed.releases.iter().map(Arc::as_ref).collect();
     let quarantines: Vec<&Quarantine> = observed.quarantines.iter().map(Arc::as_ref).collect();
@@ -34,6 +35,7 @@ pub fn event(
         source: observed.source.as_ref().map(|s| &s.spec),
         pipelines: views,
         lookups,
+        indexes,
         releases: &releases,
         quarantines: &quarantines,
         now: observed.now,
@@ -51,6 +53,11 @@ pub fn release(observed: &ObservedRelease, surroundings: &Surroundings) -> Plan 
         approvals: observed.approvals.iter().map(Arc::as_ref).collect(),
         quarantines: observed.quarantines.iter().map(Arc::as_ref).collect(),
         pipeline: surroundings.pipeline.clone(),
+        current: observed
+            .pipeline
+            .as_deref()
+            .filter(|p| p.uid().as_deref() == Some(observed.release.spec.pipeline_uid.as_str()))
+            .map(|p| &p.spec),
     })
 }
 
@@ -66,29 +73,39 @@ pub enum Finalizer {
 pub struct PipelinePlan {
     pub status: PipelineStatus,
     pub finalizer: Finalizer,
+    /// Intents that clear up after a deleted pipeline.
+    pub writes: Vec<Write>,
+    /// What a deleted pipeline leaves behind, and why; told when it goes.
+    pub left: Vec<String>,
+    pub wake_after: Option<Duration>,
 }
 
-/// A pipeline that is deleted stays until everything of it came back: its releases see the deletion
-/// and abort what is under way.
+/// A pipeline that is deleted stays until everything of it came back and was taken away, where anybody is there
+/// to do it.
 pub fn pipeline(
     pipeline: &Pipeline,
     standing: &Standing,
     releases: &[Arc<Release>],
     rollouts: &[Arc<Rollout>],
+    places: &BTreeMap<String, Spot>,
     now: Timestamp,
 ) -> PipelinePlan {
     let deleting = pipeline.metadata.deletion_timestamp.is_some();
     let kept = pipeline.finalizers().iter().any(|f| f == names::FINALIZER);
-    let moving = rollouts.iter().filter(|r| !is_over(r)).count();
+    let rollouts: Vec<&Rollout> = rollouts.iter().map(Arc::as_ref).collect();
+    let retirement = match deleting && kept {
+        true => release::retire(pipeline, &rollouts, places, now),
+        false => Retirement::default(),
+    };
     let finalizer = match (deleting, kept) {
         (false, false) => Finalizer::Add,
-        (true, true) if moving == 0 => Finalizer::Remove,
+        (true, true) if retirement.done() => Finalizer::Remove,
         _ => Finalizer::Keep,
     };
     let running = current(releases.iter().map(Arc::as_ref)).map(|r| r.name_any());
     let shipping = releases.iter().find(|r| r.status.as_ref().and_then(|s| s.phase).is_some_and(|p| p.is_shipping()));
     let (phase, message) = match (standing.refused(), shipping) {
-        _ if deleting => ("Deleting", Some(format!("{moving} rollouts return their traffic first"))),
+        _ if deleting => ("Deleting", Some(deletion(&retirement))),
         (Some(why), _) => ("Refused", Some(why)),
         (None, Some(release)) => ("Shipping", Some(release.name_any())),
         (None, None) => ("Ready", None),
@@ -108,7 +125,16 @@ pub fn pipeline(
         message: message.map(|m| m.chars().take(2048).collect()),
         conditions,
     };
-    PipelinePlan { status, finalizer }
+    let wake = retirement.wake_at.map(|at| at.duration_since(now).unsigned_abs().max(Duration::from_secs(1)));
+    PipelinePlan { status, finalizer, writes: retirement.writes, left: retirement.left, wake_after: wake }
+}
+
+fn deletion(retirement: &Retirement) -> String {
+    let waits = match retirement.waits.as_slice() {
+        [] => "everything came back".to_owned(),
+        waits => format!("these return their traffic and go first: {}", waits.join("; ")),
+    };
+    retirement.left.iter().fold(waits, |text, line| format!("{text}; {line}"))
 }
 
 #[derive(Debug)]
@@ -138,7 +164,12 @@ pub fn environment(
         _ => Finalizer::Keep,
     };
     let abort = match deleting && !gone {
-        true => moving.iter().filter(|r| !r.spec.abort).map(|r| r.name_any()).collect(),
+        // What clears up after a pipeline is no traffic to return, and the last that this place needs.
+        true => moving
+            .iter()
+            .filter(|r| !r.spec.abort && r.spec.reason != RolloutReason::Retire)
+            .map(|r| r.name_any())
+            .collect(),
         false => vec![],
     };
     let before = environment.status.clone().unwrap_or_default();
@@ -192,4 +223,76 @@ fn conditions(
     });
     all.sort_by(|a, b| a.type_.cmp(&b.type_));
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn now() -> Timestamp {
+        "2026-01-01T00:10:00Z".parse().unwrap()
+    }
+
+    fn rollout(name: &str, reason: &str, phase: &str) -> Arc<Rollout> {
+        Arc::new(
+            serde_json::from_value(json!({
+                "apiVersion": "tidegate.io/v1alpha1", "kind": "Rollout", "metadata": {"name": name},
+                "spec": {
+                    "environment": "east", "pipelineNamespace": "shop", "pipeline": "portal", "release": "portal-1",
+                    "attempt": 1, "reason": reason, "namespace": "shop", "images": [], "workload": {"name": "portal"},
+                    "service": "portal", "route": {"httpRoute": "portal"}, "strategy": {}, "objectives": []
+                },
+                "status": {"phase": phase}
+            }))
+            .unwrap(),
+        )
+    }
+
+    fn deleted(kind: &str, spec: Value) -> Value {
+        json!({
+            "apiVersion": "tidegate.io/v1alpha1", "kind": kind,
+            "metadata": {
+                "name": "portal", "namespace": "shop", "uid": "u-1", "finalizers": [names::FINALIZER],
+                "deletionTimestamp": "2026-01-01T00:00:00Z"
+            },
+            "spec": spec
+        })
+    }
+
+    fn of_pipeline(rollouts: &[Arc<Rollout>], answers: bool) -> PipelinePlan {
+        let spec = json!({
+            "images": [], "workload": {"name": "portal"}, "service": "portal", "route": {"httpRoute": "portal"},
+            "stages": [], "objectives": []
+        });
+        let object: Pipeline = serde_json::from_value(deleted("Pipeline", spec)).unwrap();
+        let places = [("east".to_owned(), Spot { answers, decommissioned: false })].into();
+        pipeline(&object, &Standing::default(), &[], rollouts, &places, now())
+    }
+
+    #[test]
+    fn a_deleted_pipeline_stays_until_all_that_is_ours_is_taken_away() {
+        let promoted = rollout("portal-1-1", "Ship", "Promoted");
+        let first = of_pipeline(std::slice::from_ref(&promoted), true);
+        let [Write::Create { name, spec }] = first.writes.as_slice() else { panic!("{:?}", first.writes) };
+        assert_eq!((first.finalizer, spec.reason), (Finalizer::Keep, RolloutReason::Retire));
+        let waiting = of_pipeline(&[promoted.clone(), rollout(name, "Retire", "Waiting")], true);
+        assert_eq!((waiting.finalizer, waiting.writes.len()), (Finalizer::Keep, 0));
+        assert!(waiting.status.message.as_ref().unwrap().contains(name), "{:?}", waiting.status.message);
+        let done = of_pipeline(&[promoted.clone(), rollout(name, "Retire", "Withdrawn")], true);
+        assert_eq!((done.finalizer, done.left.len()), (Finalizer::Remove, 0));
+        // Ten minutes without a word from there: it goes, and what is left is told.
+        let away = of_pipeline(&[promoted, rollout(name, "Retire", "Waiting")], false);
+        assert_eq!((away.finalizer, away.left.len()), (Finalizer::Remove, 1));
+    }
+
+    #[test]
+    fn a_deleted_environment_aborts_what_ships_and_lets_what_clears_up_finish() {
+        let spec = json!({"policy": "p", "metrics": {"prometheus": "http://prometheus"}});
+        let object: Environment = serde_json::from_value(deleted("Environment", spec)).unwrap();
+        let rollouts = [rollout("portal-1-1", "Ship", "Canary"), rollout("portal-retire-1", "Retire", "Waiting")];
+        let plan = environment(&object, Pulse::Alive, &BTreeMap::new(), &rollouts, now());
+        assert_eq!((plan.abort, plan.finalizer), (vec!["portal-1-1".to_owned()], Finalizer::Keep));
+    }
 }

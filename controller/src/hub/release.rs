@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kube::Api;
 use tidegate_pipelines::api::Release;
-use tidegate_pipelines::release::Plan;
+use tidegate_pipelines::release::{Plan, Write};
 
 use super::observe::ObservedRelease;
 use super::{Hub, ReconcileError, apply, observe, plan, report, status, validate};
@@ -36,7 +36,8 @@ async fn carry_out(hub: &Hub, observed: &ObservedRelease, plan: &Plan) -> Result
     let api: Api<Release> = Api::namespaced(hub.client.clone(), &namespace);
     let before = observed.release.status.as_ref();
     let changed = status::write(&api, &observed.release, before, &plan.status, |r, s| r.status = Some(s)).await?;
-    if changed {
+    // A pipeline taken anew is a decision although the status of the attempt does not tell of it yet.
+    if changed || plan.writes.iter().any(|write| matches!(write, Write::Snapshot { .. })) {
         report::release(hub, observed, plan);
     }
     let planned = plan.wake_after.map(|d| d.unsigned_abs());

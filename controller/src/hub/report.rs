@@ -6,7 +6,7 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Client, Resource, ResourceExt};
 use serde_json::json;
-use tidegate_pipelines::api::{BuildEvent, EnvironmentProgress, Release, RolloutPhase, names};
+use tidegate_pipelines::api::{BuildEvent, EnvironmentProgress, Pipeline, Release, RolloutPhase, names};
 use tidegate_pipelines::release::{Note, Outcome, Plan};
 use tokio::sync::mpsc;
 
@@ -92,6 +92,24 @@ pub fn release(hub: &Hub, observed: &ObservedRelease, plan: &Plan) {
         hub.events.tell(release.object_ref(&()), note.reason, &note.message, is_warning(note));
     }
     to_github(hub, release, plan);
+}
+
+/// A deleted pipeline goes, and what it leaves behind.
+pub fn retired(hub: &Hub, pipeline: &Pipeline, left: &[String]) {
+    let (reason, message) = match left {
+        [] => ("Retired", "everything of it came back and was taken away".to_owned()),
+        left => ("RetiredIncomplete", left.join("; ")),
+    };
+    hub.metrics.decision(reason);
+    hub.ledger.record(&DecisionRecord {
+        at: hub.clock.now(),
+        actor: "hub".into(),
+        subject: format!("Pipeline {}/{}", pipeline.namespace().unwrap_or_default(), pipeline.name_any()),
+        reason: reason.into(),
+        message: message.clone(),
+        inputs: json!({ "uid": pipeline.uid() }),
+    });
+    hub.events.tell(pipeline.object_ref(&()), reason, &message, !left.is_empty());
 }
 
 fn is_warning(note: &Note) -> bool {

@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use kube::api::DeleteParams;
 use kube::{Api, ResourceExt};
 use tidegate_pipelines::api::{BuildEvent, BuildEventPhase, Quarantine, Release, Rollout, names};
-use tidegate_pipelines::release::{current, quarantined};
+use tidegate_pipelines::release::{Version, current, quarantined};
 
 use super::Hub;
 use crate::connect::bounded;
@@ -90,8 +90,10 @@ pub fn releases(
         for release in of_pipeline.iter().skip(RELEASES) {
             let of_snapshot: Vec<&str> =
                 release.spec.snapshot.stages.iter().flat_map(|s| &s.environments).map(String::as_str).collect();
-            let held = quarantined(quarantines.iter().map(Arc::as_ref), &release.spec.images, &of_snapshot).is_some()
-                || quarantined(quarantines.iter().map(Arc::as_ref), &release.spec.images, &environments).is_some();
+            // What only shares its revision with a quarantined digest is not needed to remember that one.
+            let version = Version { revision: None, ..Version::from(&release.spec) };
+            let holds = |places: &[&str]| quarantined(quarantines.iter().map(Arc::as_ref), &version, places).is_some();
+            let held = holds(&of_snapshot) || holds(&environments);
             let wanted = release.spec.images.iter().any(|i| needed.contains(i.digest.as_str()));
             if settled(release) && !held && !wanted && runs.as_deref() != Some(release.name_any().as_str()) {
                 gone.push((release.namespace().unwrap_or_default(), release.name_any()));

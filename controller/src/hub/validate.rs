@@ -8,7 +8,7 @@ use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
 use tidegate_pipelines::api::{Environment, MetricsSource, Pipeline};
 use tidegate_pipelines::release::{
-    Claim, PipelineState, PipelineView, Place, Refusal, ambiguous, claims, namespace_allowed, refusals,
+    Claim, PipelineState, PipelineView, Place, Refusal, Spot, ambiguous, claims, namespace_allowed, refusals,
     target_namespace,
 };
 
@@ -139,6 +139,12 @@ pub fn release(index: &Index, observed: &ObservedRelease) -> Result<Surroundings
         }
     };
     Ok(Surroundings { environments, pipeline })
+}
+
+/// The environments that exist, as far as clearing up after a pipeline is concerned.
+pub fn spots(index: &Index) -> BTreeMap<String, Spot> {
+    let spot = |e: &Arc<Environment>| Spot { answers: spoke_ready(e), decommissioned: e.spec.decommissioned };
+    index.environments.state().iter().map(|e| (e.name_any(), spot(e))).collect()
 }
 
 /// The condition that the environment's own reconcile keeps.

@@ -31,6 +31,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 struct Question {
     release: String,
     attempt: u32,
+    /// In which it will run: its check set. A further attempt takes the pipeline anew, and so perhaps another one.
+    namespace: String,
     policy: String,
     trust: String,
 }
@@ -86,6 +88,7 @@ impl Question {
         Question {
             release: release.uid().unwrap_or_default(),
             attempt: release.spec.attempt,
+            namespace: target_namespace(&release.spec.snapshot, &release.namespace().unwrap_or_default()).to_owned(),
             policy: policy.digest(&in_force.attestors).to_string(),
             trust: trust_root_digest(policy, &in_force.attestors, &in_force.trust_roots).to_string(),
         }

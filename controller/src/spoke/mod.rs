@@ -18,6 +18,7 @@ pub mod report;
 pub mod retention;
 pub mod status;
 pub mod validate;
+mod verdict;
 pub mod wake;
 pub mod world;
 

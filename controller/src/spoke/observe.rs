@@ -11,7 +11,7 @@ use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use tidegate_pipelines::api::{
-    Breach, Environment, ReleaseImage, Rollout, RolloutPhase, RolloutSpec, RolloutStatus, VerdictDecision, names,
+    Breach, Environment, ReleaseImage, Rollout, RolloutPhase, RolloutReason, RolloutSpec, RolloutStatus, names,
 };
 use tidegate_pipelines::judge::{Arms, JudgeConfig, Scene, Watch};
 use tidegate_pipelines::rollout::{
@@ -21,6 +21,7 @@ use tidegate_pipelines::rollout::{
 use super::evidence::{Answer, Question};
 use super::httproute::{Route, RouteError};
 use super::pods::{self, SeenReady};
+use super::verdict;
 use super::world::{InForce, World};
 use crate::metrics::ReadRequest;
 
@@ -149,8 +150,17 @@ pub fn observe(
     let health = health(&status, baking, &stable_pods, &canary_pods, &memory.seen_ready);
 
     let in_force = world.in_force(&environment);
-    let quarantined = quarantined(world, &spec.environment);
-    let verdict_of = |images: &[ReleaseImage]| verdict(world, in_force.as_ref(), &quarantined, namespace, images, now);
+    let quarantined = verdict::quarantined(world, &spec.environment);
+    let asked = |images: &[ReleaseImage], revision: Option<&str>| match in_force.as_ref() {
+        Some(in_force) => {
+            let kept = |digest: &str| verdict::kept(world, in_force, namespace, digest);
+            verdict::of(images, revision, &quarantined, &kept, now)
+        }
+        None => VerdictView::Error { reason: "no verification policy is in force in this environment".into() },
+    };
+    let verdict_of = |images: &[ReleaseImage]| asked(images, None);
+    // What it goes back to was held to its own revision when it was shipped.
+    let revision = spec.revision.as_deref().filter(|_| spec.reason == RolloutReason::Ship);
 
     let watch = watch_of(&status);
     let scene = Scene {
@@ -179,7 +189,7 @@ pub fn observe(
         withdrawn: annotated(&rollout, names::WITHDRAWN),
         retire: annotated(&rollout, names::RETIRE),
         namespace_allowed: namespace_allowed(&environment, &spec),
-        verdict: verdict_of(&spec.images),
+        verdict: asked(&spec.images, revision),
         target_verdict: verdict_of(&status.target),
         stable: stable.as_deref().map(|d| pods::arm(d, &stable_pods)),
         canary: canary.as_deref().map(|d| pods::arm(d, &canary_pods)),
@@ -321,57 +331,6 @@ pub fn namespace_allowed(environment: &Environment, spec: &RolloutSpec) -> bool 
             allowed.target_namespaces.contains(&spec.namespace)
         }
     })
-}
-
-fn quarantined(world: &World, environment: &str) -> BTreeSet<String> {
-    let holds = world.quarantines.select(|q| {
-        q.spec.lifted.is_none()
-            && (q.spec.environments.is_empty() || q.spec.environments.iter().any(|e| e == environment))
-    });
-    holds.iter().flat_map(|q| q.spec.digests.iter().cloned()).collect()
-}
-
-/// The worst verdict over all images; only what was found under the policy in force counts.
-fn verdict(
-    world: &World,
-    in_force: Option<&InForce>,
-    quarantined: &BTreeSet<String>,
-    namespace: &str,
-    images: &[ReleaseImage],
-    now: Timestamp,
-) -> VerdictView {
-    let Some(in_force) = in_force else {
-        return VerdictView::Error { reason: "no verification policy is in force in this environment".into() };
-    };
-    let (mut error, mut pending) = (None, images.is_empty());
-    for image in images {
-        if quarantined.contains(&image.digest) {
-            return VerdictView::Deny { reason: format!("{} is quarantined", image.digest), revoked: true };
-        }
-        let found = world.verdicts.select(|v| {
-            v.spec.digest == image.digest
-                && v.spec.namespace == namespace
-                && v.spec.policy_digest == in_force.policy
-                && v.spec.trust_root_digest == in_force.trust_root
-        });
-        // The newest, should a name's scheme ever give two.
-        let Some(found) = found.iter().max_by_key(|v| v.spec.verified_at.0) else {
-            pending = true;
-            continue;
-        };
-        let expired = found.spec.expires_at.as_ref().is_some_and(|t| t.0 <= now);
-        match found.spec.decision {
-            VerdictDecision::Allow if expired => pending = true,
-            VerdictDecision::Allow => {}
-            VerdictDecision::Deny => return VerdictView::Deny { reason: found.spec.summary.clone(), revoked: false },
-            VerdictDecision::Error => error = Some(found.spec.summary.clone()),
-        }
-    }
-    match (error, pending) {
-        (Some(reason), _) => VerdictView::Error { reason },
-        (None, true) => VerdictView::Pending,
-        (None, false) => VerdictView::Allow,
-    }
 }
 
 fn of_workload(one: &Rollout, other: &Rollout) -> bool {

@@ -15,6 +15,13 @@ pub fn name_of(digest: &str) -> String {
     format!("sha256-{hex}")
 }
 
+/// Of the images that failed: another build of their revision is held back as well.
+fn repositories(seen: &Seen, digests: &[String]) -> Vec<String> {
+    let failed = seen.spec.images.iter().filter(|image| digests.contains(&image.digest));
+    let all: std::collections::BTreeSet<String> = failed.map(|image| image.repository.clone()).collect();
+    all.into_iter().collect()
+}
+
 pub(super) async fn create(
     hand: &Hand<'_>,
     seen: &Seen,
@@ -28,6 +35,7 @@ pub(super) async fn create(
     let spec = QuarantineSpec {
         digests: digests.to_vec(),
         revision: revision.map(str::to_owned),
+        repositories: repositories(seen, digests),
         environments: vec![hand.environment.to_owned()],
         reason: message.chars().take(1024).collect(),
         origin: Some(format!("{}/{}/{rollout}", hand.environment, seen.namespace())),

@@ -13,38 +13,13 @@ use super::plan;
 use super::report::Teller;
 use super::status::{self, StatusError, Written};
 use super::validate::{ValidateError, validate};
+use crate::step::reconcile_error;
 
-#[derive(Debug, thiserror::Error)]
-pub enum ReconcileError {
-    #[error(transparent)]
-    Observe(#[from] ObserveError),
-    #[error(transparent)]
-    Validate(#[from] ValidateError),
-    #[error(transparent)]
-    Apply(#[from] ApplyError),
-    #[error(transparent)]
-    Status(#[from] StatusError),
-}
-
-impl ReconcileError {
-    /// Which step failed; the metric's label.
-    pub fn step(&self) -> &'static str {
-        match self {
-            ReconcileError::Observe(_) => "observe",
-            ReconcileError::Validate(_) => "validate",
-            ReconcileError::Apply(_) => "apply",
-            ReconcileError::Status(_) => "status",
-        }
-    }
-
-    /// Another look at once may do it.
-    pub fn is_conflict(&self) -> bool {
-        match self {
-            ReconcileError::Apply(error) => error.is_conflict(),
-            ReconcileError::Status(error) => error.is_conflict(),
-            ReconcileError::Observe(_) | ReconcileError::Validate(_) => false,
-        }
-    }
+reconcile_error! {
+    Observe(ObserveError) = "observe",
+    Validate(ValidateError) = "validate",
+    Apply(ApplyError) = "apply",
+    Status(StatusError) = "status",
 }
 
 /// What a pass leaves to its task.

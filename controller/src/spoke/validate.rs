@@ -1,6 +1,6 @@
 //! Second step: what makes a rollout impossible whatever the planner wants. Looks only, and says what to change.
 
-use tidegate_pipelines::api::RolloutPhase;
+use tidegate_pipelines::api::{RolloutPhase, RolloutReason};
 use tidegate_pipelines::rollout::Reason;
 
 use super::canary::CanaryError;
@@ -36,6 +36,10 @@ fn refusal(seen: &Seen) -> Option<Reason> {
         let message =
             format!("spec.namespace is '{}': a Rollout lives in the namespace it acts on", seen.spec.namespace);
         return Some(Reason::new("WrongNamespace", message));
+    }
+    if seen.spec.reason == RolloutReason::Retire {
+        // It ships nothing: what else may be wrong does not matter any more.
+        return None;
     }
     if let Some(taken) = &seen.taken {
         let error = CanaryError::Foreign(taken.clone());

@@ -137,6 +137,10 @@ pub struct QuarantineSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub revision: Option<String>,
+    /// Image repositories (`registry/path`) for which no build of `revision` ships, whatever its digest. Empty: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(min = 3, max = 255)))]
+    pub repositories: Vec<String>,
     /// Environments it holds in. Empty: all.
     #[serde(default)]
     #[schemars(length(max = 256), inner(length(min = 1, max = 63)))]

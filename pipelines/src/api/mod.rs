@@ -28,7 +28,8 @@ pub use pipeline::{
 };
 pub use policy::{Attestor, AttestorSpec, TrustRoot, TrustRootSpec, VerificationPolicy, VerificationPolicySpec};
 pub use release::{
-    Approval, ApprovalSpec, EnvironmentProgress, Release, ReleaseImage, ReleasePhase, ReleaseSpec, ReleaseStatus,
+    Approval, ApprovalSpec, EnvironmentProgress, ImageIndex, Release, ReleaseImage, ReleasePhase, ReleaseSpec,
+    ReleaseStatus,
 };
 pub use rollout::{
     Breach, BreachKind, DecisionEntry, Ending, GoingBack, PromotingStep, Rollout, RolloutPhase, RolloutReason,

@@ -49,7 +49,7 @@ pub const HUB_ABORT: &str = "tidegate.io/hub-abort";
 pub const HUB_PAUSED: &str = "tidegate.io/hub-paused";
 /// On a mirrored Rollout: its intent at the hub was explicitly taken away.
 pub const WITHDRAWN: &str = "tidegate.io/withdrawn";
-/// On an intent, mirrored: its pipeline is gone, so our objects and our backendRef go with this rollout.
+/// On an intent, mirrored: its pipeline is gone, so it goes back and our objects and our backendRef go with it.
 pub const RETIRE: &str = "tidegate.io/retire";
 /// On an HPA: the `minReplicas` that a rollout holds it at.
 pub const HPA_RAISED: &str = "tidegate.io/raised-min-replicas";

@@ -134,6 +134,10 @@ pub struct Stage {
     /// Whether a person's Approval is needed before this stage starts.
     #[serde(default)]
     pub require_approval: bool,
+    /// How many environments of this stage have a rollout under way at once. Default: all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 64))]
+    pub max_concurrent: Option<u32>,
 }
 
 /// Argo Rollouts' step words. Exactly one field of a step is set.

@@ -52,7 +52,11 @@ pub struct ReleaseSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub event_source: Option<String>,
-    /// The pipeline as it was when the release was made.
+    /// The images inside those of `images` that are an index, as the registry listed them when it was resolved.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub indexes: Vec<ImageIndex>,
+    /// The pipeline as it was when the release was made; a further attempt takes it anew until it is admitted.
     pub snapshot: PipelineSpec,
     /// Raised by another event or `retry`: each makes one new Rollout per environment.
     #[serde(default = "one")]
@@ -93,6 +97,16 @@ impl ReleaseImage {
     pub fn reference(&self) -> String {
         format!("{}@{}", self.repository, self.digest)
     }
+}
+
+/// An image index and what it lists: the pods of one platform may run under the digest of either.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ImageIndex {
+    #[schemars(length(max = 71), regex(pattern = "^sha256:[0-9a-f]{64}$"))]
+    pub digest: String,
+    #[schemars(length(max = 256), inner(length(max = 71), regex(pattern = "^sha256:[0-9a-f]{64}$")))]
+    pub children: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -197,6 +211,7 @@ pub struct EnvironmentProgress {
     shortname = "tap",
     printcolumn = r#"{"name":"Release","type":"string","jsonPath":".spec.release"}"#,
     printcolumn = r#"{"name":"Stage","type":"string","jsonPath":".spec.stage"}"#,
+    printcolumn = r#"{"name":"Attempt","type":"integer","jsonPath":".spec.attempt"}"#,
     printcolumn = r#"{"name":"User","type":"string","jsonPath":".spec.user"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
@@ -208,6 +223,10 @@ pub struct ApprovalSpec {
     /// The stage it lets start; `downgrade` lets an older release ship.
     #[schemars(length(min = 1, max = 63))]
     pub stage: String,
+    /// The attempt that it lets pass: what a person let pass once is asked for again by a `retry`. Default 1.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub attempt: u32,
     /// Must be the requesting user; an admission policy holds it to that.
     #[schemars(length(min = 1, max = 320))]
     pub user: String,

@@ -103,6 +103,8 @@ pub enum RolloutReason {
     #[default]
     Ship,
     Rollback,
+    /// The pipeline is gone: our backendRef, canary Deployment and Service are taken away. Ships nothing.
+    Retire,
 }
 
 /// What the spoke has done and why; also its memory across restarts.

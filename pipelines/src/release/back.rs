@@ -5,6 +5,7 @@ use kube::ResourceExt;
 
 use super::draft::{Draft, Leg, breach_of, is_over, phase_of};
 use super::plan::Write;
+use super::retire::retirable;
 use super::rollback_name;
 use crate::api::{ReleasePhase, Rollout, RolloutPhase, RolloutReason};
 
@@ -52,7 +53,21 @@ impl<'a> Draft<'_, 'a> {
         self.set(if self.moving() { ReleasePhase::RollingBack } else { ReleasePhase::RolledBack }, message);
     }
 
-    /// A person's `abort`, or the pipeline's deletion: what is under way goes back; no quarantine.
+    /// The pipeline is deleted: what is under way goes back, or finishes where promotion has begun, and takes our
+    /// objects along. What is left elsewhere is the pipeline's own business ([`super::retire`]).
+    pub fn retire(&mut self) {
+        for leg in self.legs.clone() {
+            for rollout in [leg.ship, leg.back].into_iter().flatten().filter(|r| retirable(r)) {
+                let (environment, name) = (leg.environment.clone(), rollout.name_any());
+                self.note("RolloutRetired", Some(&environment), format!("{name} goes back with its pipeline"));
+                self.writes.push(Write::Retire { environment, name });
+            }
+        }
+        let phase = if self.moving() { ReleasePhase::RollingBack } else { ReleasePhase::Withdrawn };
+        self.set(phase, "its pipeline is deleted");
+    }
+
+    /// A person's `abort`: what is under way goes back; no quarantine.
     pub fn withdraw(&mut self, why: &str) {
         for leg in self.legs.clone() {
             self.abort(&leg);

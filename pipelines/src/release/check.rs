@@ -6,7 +6,7 @@ use kube::ResourceExt;
 use super::order::{admitted_at, built_at, phase};
 use super::plan::{Plan, Write};
 use super::world::{PipelineState, World};
-use super::{DOWNGRADE_STAGE, quarantined, rollout_name};
+use super::{DOWNGRADE_STAGE, Version, quarantined, rollout_name};
 use crate::api::{ReleasePhase, Rollout, RolloutPhase, RolloutReason, RolloutSpec, VerdictDecision};
 
 fn ended(rollout: &Rollout) -> Option<RolloutPhase> {
@@ -37,6 +37,16 @@ pub fn violations(world: &World<'_>, plan: &Plan) -> Vec<String> {
                 };
                 if !world.rollouts.iter().any(|r| breached(r)) {
                     found.push(format!("{name} is quarantined without a breach"));
+                }
+            }
+            Write::Retire { name, .. } if world.pipeline != PipelineState::Going => {
+                found.push(format!("{name} is retired although its pipeline is there"));
+            }
+            Write::Snapshot { .. } => {
+                let status = world.release.status.as_ref().filter(|s| s.attempt == world.release.spec.attempt);
+                let admitted = status.is_some_and(|s| s.admitted_at.is_some());
+                if admitted || world.release.spec.attempt < 2 || plan.writes.len() > 1 {
+                    found.push("the pipeline's snapshot changes under what ships by it".into());
                 }
             }
             Write::Remove { environment, name } if world.environments.contains_key(environment) => {
@@ -78,8 +88,8 @@ fn ship(world: &World<'_>, plan: &Plan, name: &str, spec: &RolloutSpec, found: &
     if world.verdicts.get(environment).is_none_or(|f| f.decision != VerdictDecision::Allow) {
         refuse("there is no Allow for it there".into());
     }
-    if quarantined(world.quarantines.iter().copied(), &release.spec.images, &[environment]).is_some() {
-        refuse("its digest is quarantined there".into());
+    if quarantined(world.quarantines.iter().copied(), &Version::from(&release.spec), &[environment]).is_some() {
+        refuse("its digest or revision is quarantined there".into());
     }
     match world.environments.get(environment) {
         Some(place) if place.allowed.is_ok() && !place.deleting && place.spoke_ready => {}
@@ -91,8 +101,13 @@ fn ship(world: &World<'_>, plan: &Plan, name: &str, spec: &RolloutSpec, found: &
     if let Some(other) = world.rollouts.iter().find(|r| r.spec.environment == environment && ended(r).is_none()) {
         refuse(format!("{} still acts there", other.name_any()));
     }
-    let approved =
-        |stage: &str| world.approvals.iter().any(|a| a.spec.release == release.name_any() && a.spec.stage == stage);
+    let approved = |stage: &str| {
+        let names = |a: &&&crate::api::Approval| {
+            let spec = &a.spec;
+            spec.release == release.name_any() && spec.stage == stage && spec.attempt == release.spec.attempt
+        };
+        world.approvals.iter().any(|a| names(&a))
+    };
     let newer =
         world.others.iter().any(|o| built_at(o) > built_at(release) && phase(o).is_some_and(|p| p.is_shipping()));
     if newer && !approved(DOWNGRADE_STAGE) && release.status.as_ref().is_none_or(|s| s.admitted_at.is_none()) {
@@ -104,6 +119,15 @@ fn ship(world: &World<'_>, plan: &Plan, name: &str, spec: &RolloutSpec, found: &
         if here {
             if stage.require_approval && !approved(&stage.name) {
                 refuse(format!("nobody approved stage '{}'", stage.name));
+            }
+            let begun = |environment: &String| {
+                let acts = |r: &&&Rollout| r.spec.environment == *environment && r.name_any() == mine;
+                let starts = |w: &Write| matches!(w, Write::Create { name, spec } if spec.environment == *environment && *name == mine);
+                world.rollouts.iter().any(|r| acts(&r) && ended(r).is_none()) || plan.writes.iter().any(starts)
+            };
+            let under_way = stage.environments.iter().filter(|e| begun(e)).count();
+            if stage.max_concurrent.is_some_and(|most| under_way > most as usize) {
+                refuse(format!("stage '{}' then has {under_way} under way", stage.name));
             }
             return;
         }

@@ -142,7 +142,7 @@ impl<'w, 'a> Draft<'w, 'a> {
         let breached = self.legs.iter().filter_map(|leg| leg.ship).filter(|ship| breach_of(ship));
         let mut writes: Vec<Write> = Vec::new();
         for ship in breached {
-            for (name, spec) in adopt(ship, self.everywhere(), &self.world.quarantines) {
+            for (name, spec) in adopt(ship, self.world, self.everywhere()) {
                 let twice = |w: &Write| matches!(w, Write::Quarantine { name: other, .. } if *other == name);
                 match writes.iter_mut().find(|w| twice(w)) {
                     // Two environments breached at once: one object that names both.

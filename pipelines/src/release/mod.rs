@@ -11,6 +11,7 @@ mod order;
 mod plan;
 mod quarantine;
 mod resolve;
+mod retire;
 mod ship;
 mod verify;
 mod wanted;
@@ -20,8 +21,9 @@ pub use allowed::{Claim, NotAllowed, ambiguous, claims, namespace_allowed, targe
 pub use lint::{Refusal, refusals};
 pub use order::{built_at, current, is_newer};
 pub use plan::{Note, Plan, Write, plan};
-pub use quarantine::{quarantine_names, quarantined};
+pub use quarantine::{Held, Version, quarantine_names, quarantined};
 pub use resolve::{Ignored, Known, MAX_EVENTS_KEPT, Outcome, ReleaseAction, ResolveInput, resolve};
+pub use retire::{PATIENCE, Retirement, Spot, retire, retire_name};
 pub use wanted::{Lookup, PipelineView, Wanted, bound_to, reference, wanted};
 pub use world::{Finding, PipelineState, Place, World};
 

@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::draft::Draft;
 use super::order::admitted_at;
 use super::world::{PipelineState, World};
-use crate::api::{QuarantineSpec, ReleasePhase, ReleaseStatus, RolloutSpec};
+use crate::api::{PipelineSpec, QuarantineSpec, ReleasePhase, ReleaseStatus, RolloutSpec};
 
 /// The next status, what is to be written for it, and why.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,6 +39,16 @@ pub enum Write {
         environment: String,
         name: String,
     },
+    /// Mark it: its pipeline is gone, so it goes back and takes what is ours along.
+    Retire {
+        environment: String,
+        name: String,
+    },
+    /// The pipeline as it is now, for an attempt that has not been admitted yet. Stands alone: what follows is
+    /// planned over it.
+    Snapshot {
+        spec: Box<PipelineSpec>,
+    },
     /// Hold it because its release is held, and remember that this is why.
     Pause {
         environment: String,
@@ -66,6 +76,14 @@ pub fn plan(world: &World<'_>) -> Plan {
     let mut draft = Draft::new(world);
     let spec = &world.release.spec;
     let phase = draft.phase();
+    if let Some(current) = outdated(world, &draft) {
+        let mut plan = draft.rest();
+        let attempt = spec.attempt;
+        let message = format!("attempt {attempt} ships by the pipeline as it is now");
+        plan.notes.push(Note { reason: "PipelineTaken", environment: None, message });
+        plan.writes.push(Write::Snapshot { spec: Box::new(current.clone()) });
+        return plan;
+    }
     let undoable = matches!(phase, ReleasePhase::Promoted | ReleasePhase::RolledBack | ReleasePhase::Stopped);
     if phase.is_terminal() && !(spec.undo && undoable) {
         return draft.rest();
@@ -77,7 +95,7 @@ pub fn plan(world: &World<'_>) -> Plan {
     } else if spec.abort {
         draft.withdraw("withdrawn by a person");
     } else if world.pipeline == PipelineState::Going {
-        draft.withdraw("its pipeline is deleted");
+        draft.retire();
     } else if draft.breached().is_some() {
         draft.go_back();
     } else if let Some(newer) = superseding(world) {
@@ -94,6 +112,15 @@ pub fn plan(world: &World<'_>) -> Plan {
     }
     draft.follow_pause();
     draft.finish()
+}
+
+/// The pipeline as it is now, if a further attempt is still to take it: whoever mended the pipeline and retries
+/// means the mended one. The first attempt ships what was there when the event came.
+fn outdated<'a>(world: &World<'a>, draft: &Draft<'_, '_>) -> Option<&'a PipelineSpec> {
+    let spec = &world.release.spec;
+    let open = draft.status.admitted_at.is_none() && !draft.phase().is_terminal() && !spec.abort && !spec.undo;
+    let again = spec.attempt > 1 && open && world.pipeline != PipelineState::Going;
+    world.current.filter(|current| again && **current != spec.snapshot)
 }
 
 /// The release that was admitted after this one and ships or has shipped.

@@ -9,10 +9,10 @@ use kube::ResourceExt;
 
 use super::order::{self, downgrade_of};
 use super::wanted::{Lookup, PipelineView, Wanted, reference, wanted};
-use super::{quarantined, release_name};
+use super::{Version, quarantined, release_name};
 use crate::api::{
-    BuildEventPhase, BuildEventSpec, BuildEventStatus, EventImage, EventSourceSpec, Quarantine, Release, ReleaseImage,
-    ReleasePhase, ReleaseSpec, Span, names,
+    BuildEventPhase, BuildEventSpec, BuildEventStatus, EventImage, EventSourceSpec, ImageIndex, Quarantine, Release,
+    ReleaseImage, ReleasePhase, ReleaseSpec, Span, names,
 };
 
 /// How many events a Release remembers to have answered.
@@ -27,6 +27,8 @@ pub struct ResolveInput<'a> {
     pub pipelines: &'a [PipelineView<'a>],
     /// By [`reference`].
     pub lookups: &'a BTreeMap<String, Lookup>,
+    /// What the indexes among the digests found list, by their digest.
+    pub indexes: &'a BTreeMap<String, Vec<String>>,
     pub releases: &'a [&'a Release],
     pub quarantines: &'a [&'a Quarantine],
     pub now: Timestamp,
@@ -57,7 +59,7 @@ pub enum Ignored {
     AlreadyRuns { release: String },
     #[error("{release} was withdrawn by a person: `retry` ships it again")]
     Withdrawn { release: String },
-    #[error("{release} is older than {newer}: an Approval of stage 'downgrade' and `retry` ship it all the same")]
+    #[error("{release} is older than {newer}: `retry` and an Approval of stage 'downgrade' for that attempt ship it")]
     Downgrade { release: String, newer: String },
 }
 
@@ -224,12 +226,14 @@ fn for_pipeline(
     }
     let environments: Vec<&str> =
         pipeline.spec.stages.iter().flat_map(|s| &s.environments).map(String::as_str).collect();
-    if let Some(found) = quarantined(input.quarantines.iter().copied(), &images, &environments) {
-        let (quarantine, why) = (found.name_any(), found.spec.reason.clone());
-        return Err(Ignored::Quarantined { release: name, quarantine, why });
+    let indexes = indexes(input, &siblings, &images);
+    let revision = existing.and_then(|e| e.spec.revision.as_deref()).or(input.event.revision.as_deref());
+    let version = Version { images: &images, indexes: &indexes, revision };
+    if let Some(found) = quarantined(input.quarantines.iter().copied(), &version, &environments) {
+        return Err(Ignored::Quarantined { release: name, quarantine: found.name, why: found.why });
     }
     let Some(existing) = existing else {
-        let spec = Box::new(new_spec(input.event, pipeline, images));
+        let spec = Box::new(new_spec(input.event, pipeline, images, indexes));
         return Ok(ReleaseAction::Create { namespace, name, spec });
     };
     let others: Vec<&Release> = siblings.iter().copied().filter(|r| r.name_any() != name).collect();
@@ -254,12 +258,31 @@ fn for_pipeline(
     Ok(ReleaseAction::Attempt { namespace, name, attempt: existing.spec.attempt + 1 })
 }
 
+/// What the indexes among `images` list: as the registry said now, or when an earlier release was made.
+fn indexes(input: &ResolveInput<'_>, siblings: &[&Release], images: &[ReleaseImage]) -> Vec<ImageIndex> {
+    let known = |digest: &String| {
+        let earlier = || siblings.iter().flat_map(|r| &r.spec.indexes).find(|i| i.digest == *digest);
+        input.indexes.get(digest).cloned().or_else(|| earlier().map(|i| i.children.clone()))
+    };
+    let digests: BTreeSet<&String> = images.iter().map(|i| &i.digest).collect();
+    digests
+        .into_iter()
+        .filter_map(|digest| Some(ImageIndex { digest: digest.clone(), children: known(digest)? }))
+        .filter(|index| !index.children.is_empty())
+        .collect()
+}
+
 /// The events that a Release has answered.
 fn answered(release: &Release) -> impl Iterator<Item = &str> {
     release.annotations().get(names::EVENTS_ANNOTATION).map(String::as_str).unwrap_or_default().split(',')
 }
 
-fn new_spec(event: &BuildEventSpec, pipeline: &PipelineView<'_>, images: Vec<ReleaseImage>) -> ReleaseSpec {
+fn new_spec(
+    event: &BuildEventSpec,
+    pipeline: &PipelineView<'_>,
+    images: Vec<ReleaseImage>,
+    indexes: Vec<ImageIndex>,
+) -> ReleaseSpec {
     // What the sender says of the time is a hint: a date in the future would make all others old.
     let said = event.occurred_at.as_ref().map_or(event.received_at.0, |t| t.0.min(event.received_at.0));
     ReleaseSpec {
@@ -270,6 +293,7 @@ fn new_spec(event: &BuildEventSpec, pipeline: &PipelineView<'_>, images: Vec<Rel
         repository: event.repository.clone(),
         built_at: Some(Time(said)),
         event_source: Some(event.source.clone()),
+        indexes,
         snapshot: pipeline.spec.clone(),
         attempt: 1,
         abort: false,

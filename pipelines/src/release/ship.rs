@@ -6,8 +6,10 @@ use super::draft::{Draft, Leg, breach_of, is_over};
 use super::order::{self, admitted_at};
 use super::plan::Write;
 use super::world::PipelineState;
-use super::{quarantined, rollout_name, target_namespace};
-use crate::api::{ReleaseImage, ReleasePhase, RollbackScope, Rollout, RolloutReason, RolloutSpec, VerdictDecision};
+use super::{Version, quarantined, rollout_name, target_namespace};
+use crate::api::{
+    ReleaseImage, ReleasePhase, RollbackScope, Rollout, RolloutReason, RolloutSpec, Stage, VerdictDecision,
+};
 
 impl<'a> Draft<'_, 'a> {
     pub fn ship(&mut self) {
@@ -21,14 +23,17 @@ impl<'a> Draft<'_, 'a> {
             let legs: Vec<Leg<'a>> = self.legs.iter().filter(|leg| leg.stage == index).cloned().collect();
             let untouched = legs.iter().all(|leg| leg.ship.is_none());
             if untouched && stage.require_approval && !self.approved(&stage.name) {
-                waits.push(format!("stage '{}' waits for an Approval that names it", stage.name));
+                let attempt = self.world.release.spec.attempt;
+                waits.push(format!("stage '{}' waits for an Approval that names it and attempt {attempt}", stage.name));
                 break;
             }
+            let mut under_way = legs.iter().filter(|leg| leg.in_flight()).count();
             for leg in legs.iter().filter(|leg| leg.ship.is_none()) {
-                match self.may_start(leg) {
+                match self.may_start(leg).and_then(|()| room(stage, under_way)) {
                     Ok(()) => {
                         self.start(leg);
                         started = true;
+                        under_way += 1;
                     }
                     Err((reason, why)) => {
                         let line = format!("{}: {why}", leg.environment);
@@ -125,8 +130,8 @@ impl<'a> Draft<'_, 'a> {
             }
             None => return Err(("NotVerified", "not verified yet under its policy".into())),
         }
-        if let Some(found) = quarantined(world.quarantines.iter().copied(), &spec.images, &[environment]) {
-            return Err(("Quarantined", format!("{}: {}", found.name_any(), found.spec.reason)));
+        if let Some(found) = quarantined(world.quarantines.iter().copied(), &Version::from(spec), &[environment]) {
+            return Err(("Quarantined", format!("{}: {}", found.name, found.why)));
         }
         if let Some(other) = self.occupant(leg) {
             return Err(("WorkloadBusy", format!("{other} is not finished there yet")));
@@ -232,4 +237,13 @@ impl<'a> Draft<'_, 'a> {
         };
         later.map(|o| o.name_any()).find(|name| there(name))
     }
+}
+
+/// Whether one more environment of the stage may begin beside those under way.
+fn room(stage: &Stage, under_way: usize) -> Result<(), (&'static str, String)> {
+    let Some(most) = stage.max_concurrent else { return Ok(()) };
+    if under_way < usize::try_from(most).unwrap_or(usize::MAX) {
+        return Ok(());
+    }
+    Err(("ConcurrencyReached", format!("stage '{}' has {most} under way at once (maxConcurrent)", stage.name)))
 }

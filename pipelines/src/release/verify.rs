@@ -6,7 +6,7 @@ use kube::ResourceExt;
 use super::draft::Draft;
 use super::order::downgrade_of;
 use super::world::PipelineState;
-use super::{DOWNGRADE_STAGE, quarantined};
+use super::{DOWNGRADE_STAGE, Version, quarantined};
 use crate::api::{ReleasePhase, VerdictDecision};
 
 impl Draft<'_, '_> {
@@ -36,8 +36,8 @@ impl Draft<'_, '_> {
         let spec = &world.release.spec;
         let environments: Vec<&str> =
             spec.snapshot.stages.iter().flat_map(|s| &s.environments).map(String::as_str).collect();
-        if let Some(found) = quarantined(world.quarantines.iter().copied(), &spec.images, &environments) {
-            let message = format!("quarantined ({}): {}", found.name_any(), found.spec.reason);
+        if let Some(found) = quarantined(world.quarantines.iter().copied(), &Version::from(spec), &environments) {
+            let message = format!("quarantined ({}): {}", found.name, found.why);
             return self.set(ReleasePhase::Denied, message);
         }
         let of = |decision: VerdictDecision, retryable: Option<bool>| {
@@ -86,16 +86,22 @@ impl Draft<'_, '_> {
             return self.set(
                 ReleasePhase::Downgrade,
                 format!(
-                    "older than {newer}: it ships once an Approval of stage '{DOWNGRADE_STAGE}' names {}",
-                    self.name()
+                    "older than {newer}: it ships once an Approval of stage '{DOWNGRADE_STAGE}' names {} and attempt {}",
+                    self.name(),
+                    self.world.release.spec.attempt
                 ),
             );
         }
         self.status.admitted_at = Some(Time(self.world.now));
     }
 
-    /// Whether a person let this release pass `stage`.
+    /// Whether a person let this attempt of the release pass `stage`: a yes to an earlier one was said before
+    /// anybody knew how that would end.
     pub fn approved(&self, stage: &str) -> bool {
-        self.world.approvals.iter().any(|a| a.spec.release == self.name() && a.spec.stage == stage)
+        let attempt = self.world.release.spec.attempt;
+        self.world
+            .approvals
+            .iter()
+            .any(|a| a.spec.release == self.name() && a.spec.stage == stage && a.spec.attempt == attempt)
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use crate::api::{Approval, Quarantine, Release, Rollout, VerdictDecision};
+use crate::api::{Approval, PipelineSpec, Quarantine, Release, Rollout, VerdictDecision};
 
 pub struct World<'a> {
     pub now: Timestamp,
@@ -22,6 +22,8 @@ pub struct World<'a> {
     pub approvals: Vec<&'a Approval>,
     pub quarantines: Vec<&'a Quarantine>,
     pub pipeline: PipelineState,
+    /// The pipeline as it is now, where it is still this release's.
+    pub current: Option<&'a PipelineSpec>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use crate::api::{RolloutPhase, RolloutStatus};
+use crate::api::{RolloutPhase, RolloutReason, RolloutStatus};
 
 use super::action::{Action, Order, Plan, RuleWeights};
 use super::observed::{JudgeSays, Observed};
@@ -31,6 +31,7 @@ struct Check<'a> {
 pub fn check(seen: &Observed<'_>, plan: &Plan) -> Vec<Violation> {
     let mut check = Check { seen, plan, found: Vec::new() };
     check.ended();
+    check.retires();
     check.one_at_a_time();
     check.breach_first();
     check.blind();
@@ -81,6 +82,18 @@ impl Check<'_> {
         let only_finalizer = self.plan.actions.iter().all(|one| one.action == Action::ReleaseFinalizer);
         self.demand(7, only_finalizer, "an action after the end");
         self.demand(7, self.plan.next_status == *self.seen.status, "a status write after the end");
+    }
+
+    /// A pipeline that is gone moves no request and brings no pods.
+    fn retires(&mut self) {
+        if self.seen.spec.reason != RolloutReason::Retire {
+            return;
+        }
+        let only = |action: &Action| {
+            matches!(action, Action::ClearRoute { .. } | Action::RemoveCanary | Action::ReleaseFinalizer)
+        };
+        let clears = self.plan.actions.iter().all(|one| only(&one.action));
+        self.demand(8, clears, "a retiring rollout does more than take away what is ours");
     }
 
     fn one_at_a_time(&mut self) {
@@ -181,6 +194,12 @@ impl Check<'_> {
                 self.demand(4, order == Order::BeforeStatus, "a lowering after the record");
             }
             Action::SetStableTemplate { .. } => self.template(),
+            Action::RemoveCanary => {
+                let gone = self.seen.retire || self.seen.spec.reason == RolloutReason::Retire;
+                self.demand(8, gone, "the canary arm is removed although its pipeline is there");
+                let weight = self.seen.route.as_ref().is_some_and(|route| route.most() > 0.0);
+                self.demand(2, !weight, "the canary arm is removed while requests go to it");
+            }
             Action::EnsureCanary { images, .. } => {
                 let new = *images == self.seen.spec.images && self.plan.next_status.going_back.is_none();
                 self.demand(1, !new || !self.quarantined(images), "a quarantined digest gets pods");

@@ -20,6 +20,7 @@ mod first;
 mod interrupt;
 mod preparing;
 mod promoting;
+mod retire;
 mod rollback;
 mod steer;
 mod target;

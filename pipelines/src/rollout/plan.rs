@@ -1,11 +1,11 @@
 //! From what was seen to what is done: one function, no side effects.
 
-use crate::api::RolloutPhase;
+use crate::api::{RolloutPhase, RolloutReason};
 
 use super::action::{Action, Plan};
 use super::draft::{Draft, moved};
 use super::observed::Observed;
-use super::{baking, canary, ending, preparing, promoting, rollback, waiting};
+use super::{baking, canary, ending, preparing, promoting, retire, rollback, waiting};
 
 /// The next plan. Planning an unchanged situation again gives no actions and an unchanged status.
 pub fn plan(seen: &Observed<'_>) -> Plan {
@@ -20,6 +20,10 @@ pub fn plan(seen: &Observed<'_>) -> Plan {
     d.status.epoch = seen.epoch;
     if d.status.phase.is_none() {
         d.enter(RolloutPhase::Waiting);
+    }
+    if seen.spec.reason == RolloutReason::Retire {
+        retire::go(&mut d);
+        return d.finish();
     }
     pause_clocks(&mut d, phase);
     if d.status.ending.is_some() {

@@ -18,7 +18,9 @@ pub(super) fn choose(d: &Draft<'_>) -> Option<Vec<ReleaseImage>> {
 fn own(d: &Draft<'_>) -> Option<Vec<ReleaseImage>> {
     let (images, allowed) = match d.seen.spec.reason {
         RolloutReason::Rollback => (&d.seen.spec.images, d.seen.verdict.allows() || graced(d, &d.seen.verdict)),
-        RolloutReason::Ship => (&d.status.target, d.seen.target_verdict.allows() || graced(d, &d.seen.target_verdict)),
+        RolloutReason::Ship | RolloutReason::Retire => {
+            (&d.status.target, d.seen.target_verdict.allows() || graced(d, &d.seen.target_verdict))
+        }
     };
     (!images.is_empty() && allowed && !quarantined(d, images)).then(|| images.clone())
 }
@@ -30,7 +32,7 @@ fn graced(d: &Draft<'_>, verdict: &VerdictView) -> bool {
 
 fn older(d: &Draft<'_>) -> Option<Vec<ReleaseImage>> {
     let bad = match d.seen.spec.reason {
-        RolloutReason::Ship => &d.seen.spec.images,
+        RolloutReason::Ship | RolloutReason::Retire => &d.seen.spec.images,
         RolloutReason::Rollback => &d.status.target,
     };
     let window = usize::try_from(d.strategy().rollback_window).unwrap_or(usize::MAX);

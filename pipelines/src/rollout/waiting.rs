@@ -53,7 +53,7 @@ pub(super) fn go(d: &mut Draft<'_>) {
 }
 
 /// Another rollout that goes first.
-fn other_first(d: &Draft<'_>) -> Option<String> {
+pub(super) fn other_first(d: &Draft<'_>) -> Option<String> {
     let mine = d.seen.spec.reason;
     let goes_first = |other: &&super::observed::OtherRollout| {
         other.started
@@ -107,7 +107,7 @@ fn start(d: &mut Draft<'_>, stable: &Arm, back: bool) {
 }
 
 /// What the same containers run now, if every one of them names a digest.
-fn running_images(stable: &Arm, images: &[ReleaseImage]) -> Vec<ReleaseImage> {
+pub(super) fn running_images(stable: &Arm, images: &[ReleaseImage]) -> Vec<ReleaseImage> {
     let one = |image: &ReleaseImage| {
         let (name, digest) = stable.images.get(&image.container)?.rsplit_once('@')?;
         let path = name.rfind('/').map_or(0, |slash| slash + 1);

@@ -24,6 +24,7 @@ pub fn pipeline() -> PipelineSpec {
         environments: environments.iter().map(|e| (*e).to_owned()).collect(),
         soak: Span::from_secs(5),
         require_approval: false,
+        max_concurrent: None,
     };
     PipelineSpec {
         sources: vec![SourceRepository {
@@ -101,10 +102,11 @@ impl Fleet {
                 pipeline: "portal".into(),
                 pipeline_uid: "uid".into(),
                 images,
-                revision: Some("a".repeat(40)),
+                revision: Some(digit.to_string().repeat(40)),
                 repository: Some("shop/portal".into()),
                 built_at: Some(Time(built)),
                 event_source: Some("github".into()),
+                indexes: vec![],
                 snapshot: self.pipeline.clone(),
                 attempt: 1,
                 abort: false,
@@ -146,6 +148,7 @@ impl Fleet {
             approvals: self.approvals.iter().collect(),
             quarantines: self.quarantines.iter().collect(),
             pipeline: self.state.clone(),
+            current: Some(&self.pipeline),
         }
     }
 
@@ -160,7 +163,10 @@ impl Fleet {
         self.notes.extend(plan.notes.iter().map(|n| n.reason.to_owned()));
         self.writes += plan.writes.len();
         for write in plan.writes {
-            self.apply(write);
+            match write {
+                Write::Snapshot { spec } => self.releases[index].spec.snapshot = *spec,
+                write => self.apply(write),
+            }
         }
         self.releases[index].status = Some(plan.status);
         changed
@@ -193,6 +199,10 @@ impl Fleet {
                 self.intent(&environment, &name).spec.superseded_by = Some(by)
             }
             Write::Abort { environment, name } => self.intent(&environment, &name).spec.abort = true,
+            Write::Retire { environment, name } => {
+                self.intent(&environment, &name).annotations_mut().insert(names::RETIRE.into(), "true".into());
+            }
+            Write::Snapshot { spec } => unreachable!("{spec:?} is the step's business"),
             Write::Pause { environment, name } => {
                 let rollout = self.intent(&environment, &name);
                 rollout.spec.paused = true;
@@ -277,8 +287,14 @@ impl Fleet {
     }
 
     pub fn approve(&mut self, release: &str, stage: &str) -> &mut Self {
-        let spec = ApprovalSpec { release: release.into(), stage: stage.into(), user: "anna".into(), comment: None };
-        let mut approval = Approval::new(&format!("{release}-{stage}"), spec);
+        self.approve_attempt(release, stage, 1)
+    }
+
+    pub fn approve_attempt(&mut self, release: &str, stage: &str, attempt: u32) -> &mut Self {
+        let (release, stage) = (release.to_owned(), stage.to_owned());
+        let name = format!("{release}-{attempt}-{stage}");
+        let spec = ApprovalSpec { release, stage, attempt, user: "anna".into(), comment: None };
+        let mut approval = Approval::new(&name, spec);
         approval.metadata.creation_timestamp = Some(Time(self.now));
         self.approvals.push(approval);
         self

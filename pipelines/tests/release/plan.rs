@@ -1,6 +1,8 @@
 //! Rows of the Release table.
 
-use tidegate_pipelines::api::{ReleasePhase, RollbackScope, RolloutPhase, RolloutReason, Span, VerdictDecision};
+use tidegate_pipelines::api::{
+    ImageIndex, ReleasePhase, RollbackScope, RolloutPhase, RolloutReason, Span, VerdictDecision, names,
+};
 use tidegate_pipelines::release::PipelineState;
 
 use super::fleet::{Fleet, digest, image, pipeline};
@@ -400,9 +402,166 @@ fn a_deleted_pipeline_aborts_what_is_under_way() {
     fleet.settle().report("staging", RolloutPhase::Canary).settle();
     fleet.state = PipelineState::Going;
     fleet.settle();
-    assert!(fleet.rollout("staging").unwrap().spec.abort);
+    // Not `abort`: that would take back a version whose promotion has begun.
+    let retired = |fleet: &Fleet| fleet.rollout("staging").unwrap().metadata.annotations.clone().unwrap_or_default();
+    assert_eq!(retired(&fleet).get(names::RETIRE).map(String::as_str), Some("true"));
+    assert!(!fleet.rollout("staging").unwrap().spec.abort);
+    assert_eq!(fleet.phase(&name), ReleasePhase::RollingBack);
     fleet.report("staging", RolloutPhase::Withdrawn).settle();
     assert_eq!(fleet.phase(&name), ReleasePhase::Withdrawn);
+}
+
+#[test]
+fn an_approval_lets_one_attempt_pass_and_is_asked_for_again_by_a_retry() {
+    let mut pipeline = pipeline();
+    pipeline.stages[0].require_approval = true;
+    let mut fleet = Fleet::new(pipeline);
+    let name = fleet.release('1');
+    fleet.settle().approve(&name, "staging").settle();
+    fleet.report("staging", RolloutPhase::Failed).settle();
+    assert_eq!(fleet.phase(&name), ReleasePhase::Stopped);
+    fleet.change(&name, |spec| spec.attempt = 2).settle();
+    assert_eq!(fleet.phase(&name), ReleasePhase::Waiting, "{}", fleet.message(&name));
+    assert!(fleet.message(&name).contains("attempt 2"), "{}", fleet.message(&name));
+    assert_eq!(fleet.rollouts.len(), 1, "nothing started on the old yes");
+    fleet.approve_attempt(&name, "staging", 2).settle();
+    assert_eq!(fleet.phase(&name), ReleasePhase::Shipping);
+}
+
+#[test]
+fn a_downgrade_is_approved_for_one_attempt_too() {
+    let mut fleet = Fleet::new(pipeline());
+    let old = fleet.now;
+    fleet.pass(100);
+    fleet.release('2');
+    fleet.settle().promote("staging").promote("prod-east").promote("prod-west");
+    let older = fleet.release_built('1', old);
+    fleet.approve(&older, "downgrade").settle().report("staging", RolloutPhase::Failed).settle();
+    fleet.change(&older, |spec| spec.attempt = 2).settle();
+    assert_eq!(fleet.phase(&older), ReleasePhase::Downgrade);
+}
+
+#[test]
+fn a_retry_verifies_anew_and_ships_by_the_pipeline_as_it_is_now() {
+    let mut fleet = Fleet::new(pipeline());
+    let name = fleet.release('1');
+    fleet.settle().report("staging", RolloutPhase::Failed).settle();
+    // Whoever mends the pipeline and retries means the mended one.
+    fleet.pipeline.service = "portal-http".into();
+    fleet.pipeline.stages.remove(2);
+    fleet.settle();
+    assert_eq!(fleet.releases[0].spec.snapshot.service, "portal", "an attempt that has ended keeps what it shipped by");
+    fleet.verdict(&name, "prod-east", VerdictDecision::Deny, false);
+    fleet.change(&name, |spec| spec.attempt = 2).settle();
+    assert_eq!(fleet.phase(&name), ReleasePhase::Denied, "the policy in force is asked again");
+    fleet.verdicts.clear();
+    fleet.change(&name, |spec| spec.attempt = 3).settle();
+    assert_eq!(fleet.phase(&name), ReleasePhase::Shipping);
+    assert_eq!(fleet.rollout("staging").unwrap().spec.service, "portal-http");
+    assert_eq!(fleet.status(&name).environments.len(), 2);
+    // From here on it stays what it is.
+    fleet.pipeline.service = "portal-other".into();
+    fleet.settle().promote("staging");
+    assert_eq!(fleet.rollout("prod-east").unwrap().spec.service, "portal-http");
+}
+
+#[test]
+fn a_first_attempt_ships_by_the_pipeline_of_its_event() {
+    let mut fleet = Fleet::new(pipeline());
+    let name = fleet.release('1');
+    fleet.verdict(&name, "staging", VerdictDecision::Error, true);
+    fleet.settle();
+    fleet.pipeline.service = "portal-http".into();
+    fleet.verdicts.clear();
+    fleet.settle();
+    assert_eq!(fleet.rollout("staging").unwrap().spec.service, "portal");
+}
+
+#[test]
+fn a_stage_begins_in_no_more_environments_at_once_than_it_says() {
+    let mut pipeline = pipeline();
+    pipeline.stages.truncate(1);
+    pipeline.stages[0].environments = ["a", "b", "c"].map(str::to_owned).to_vec();
+    pipeline.stages[0].max_concurrent = Some(2);
+    let mut fleet = Fleet::new(pipeline);
+    let name = fleet.release('1');
+    fleet.settle();
+    assert!(fleet.rollout("a").is_some() && fleet.rollout("b").is_some() && fleet.rollout("c").is_none());
+    assert!(fleet.told(&name, "c").starts_with("ConcurrencyReached"), "{}", fleet.told(&name, "c"));
+    fleet.report("a", RolloutPhase::Promoted).settle();
+    assert!(fleet.rollout("c").is_some());
+    fleet.report("b", RolloutPhase::Promoted).report("c", RolloutPhase::Promoted).settle();
+    assert_eq!(fleet.phase(&name), ReleasePhase::Promoted);
+}
+
+#[test]
+fn a_breach_in_a_wave_keeps_the_rest_of_its_stage_from_starting() {
+    let mut pipeline = pipeline();
+    pipeline.stages.truncate(1);
+    pipeline.stages[0].environments = ["a", "b"].map(str::to_owned).to_vec();
+    pipeline.stages[0].max_concurrent = Some(1);
+    let mut fleet = Fleet::new(pipeline);
+    let name = fleet.release('1');
+    fleet.settle().breach("a", RolloutPhase::RolledBack).settle().pass(3600).settle();
+    assert_eq!(fleet.phase(&name), ReleasePhase::RolledBack);
+    assert!(fleet.rollout("b").is_none());
+}
+
+#[test]
+fn a_breach_quarantines_what_is_inside_its_index_but_not_what_stable_ran() {
+    let mut fleet = Fleet::new(pipeline());
+    fleet.release('0');
+    fleet.releases[0].spec.indexes = vec![ImageIndex { digest: digest('0'), children: vec![digest('a'), digest('b')] }];
+    fleet.settle().promote("staging").promote("prod-east").promote("prod-west").pass(10);
+    fleet.release('1');
+    fleet.releases[1].spec.indexes = vec![ImageIndex { digest: digest('1'), children: vec![digest('b'), digest('c')] }];
+    fleet.settle().breach("staging", RolloutPhase::RolledBack).settle();
+    let spec = &fleet.quarantines[0].spec;
+    assert_eq!(spec.digests, [digest('1'), digest('c')]);
+    assert_eq!(spec.repositories, ["reg:5000/shop/portal"]);
+}
+
+#[test]
+fn a_wider_quarantine_keeps_the_digests_that_it_held() {
+    let mut fleet = Fleet::new(pipeline());
+    fleet.release('1');
+    fleet.settle().promote("staging").breach("prod-east", RolloutPhase::RolledBack).settle();
+    // A person added one; then the spoke of another environment tells of the same version.
+    fleet.quarantines[0].spec.digests.push(digest('7'));
+    fleet.releases[0].status.as_mut().unwrap().phase = Some(ReleasePhase::Shipping);
+    fleet.quarantines[0].spec.environments = vec!["elsewhere".into()];
+    fleet.settle();
+    let spec = &fleet.quarantines[0].spec;
+    assert_eq!(spec.environments, ["elsewhere", "prod-east"]);
+    assert_eq!(spec.digests, [digest('1'), digest('7')]);
+}
+
+#[test]
+fn another_build_of_a_quarantined_revision_is_denied() {
+    let mut fleet = Fleet::new(pipeline());
+    fleet.release('1');
+    fleet.settle().breach("staging", RolloutPhase::RolledBack).settle().pass(10);
+    let rebuilt = fleet.release('2');
+    fleet.releases[1].spec.revision = fleet.releases[0].spec.revision.clone();
+    fleet.settle();
+    assert_eq!(fleet.phase(&rebuilt), ReleasePhase::Denied);
+    assert!(fleet.message(&rebuilt).contains("source revision"), "{}", fleet.message(&rebuilt));
+}
+
+#[test]
+fn a_superseded_intent_that_nobody_answered_stays_until_its_spoke_ends_it() {
+    let mut fleet = Fleet::new(pipeline());
+    let old = fleet.release('1');
+    fleet.settle().pass(10);
+    let new = fleet.release('2');
+    fleet.settle();
+    // Never answered, perhaps just copied: marked, not deleted, and the newer one waits for the answer.
+    let intent = fleet.rollout("staging").unwrap();
+    assert_eq!((fleet.rollouts.len(), intent.spec.superseded_by.as_deref()), (1, Some(new.as_str())));
+    assert!(!intent.spec.abort);
+    fleet.report("staging", RolloutPhase::Superseded).settle();
+    assert_eq!(fleet.phase(&old), ReleasePhase::Superseded);
+    assert_eq!(fleet.rollout("staging").unwrap().spec.release, new);
 }
 
 #[test]

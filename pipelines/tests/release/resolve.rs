@@ -63,6 +63,7 @@ struct Scene {
     ambiguous: bool,
     source: Option<EventSourceSpec>,
     lookups: BTreeMap<String, Lookup>,
+    indexes: BTreeMap<String, Vec<String>>,
     releases: Vec<Release>,
     quarantines: Vec<Quarantine>,
     now: Timestamp,
@@ -74,6 +75,7 @@ fn scene() -> Scene {
         ambiguous: false,
         source: Some(source()),
         lookups: BTreeMap::new(),
+        indexes: BTreeMap::new(),
         releases: vec![],
         quarantines: vec![],
         now: now(),
@@ -109,6 +111,7 @@ impl Scene {
             source: self.source.as_ref(),
             pipelines: &views,
             lookups: &self.lookups,
+            indexes: &self.indexes,
             releases: &releases,
             quarantines: &quarantines,
             now: self.now,
@@ -273,6 +276,7 @@ fn a_quarantined_digest_makes_no_release_under_any_name() {
     let spec = QuarantineSpec {
         digests: vec![digest('1')],
         revision: None,
+        repositories: vec![],
         environments: vec!["prod-east".into()],
         reason: "it burnt".into(),
         origin: None,
@@ -283,6 +287,57 @@ fn a_quarantined_digest_makes_no_release_under_any_name() {
     assert_eq!(scene.resolve(&event).reason, "Quarantined");
     scene.quarantines[0].spec.lifted = Some(Lifted { by: "anna".into(), reason: "a false alarm of ours".into() });
     assert_eq!(scene.resolve(&event).phase, BuildEventPhase::Released);
+}
+
+#[test]
+fn another_build_of_a_quarantined_revision_makes_no_release_of_that_image() {
+    let spec = QuarantineSpec {
+        digests: vec![digest('9')],
+        revision: Some("a".repeat(40)),
+        repositories: vec!["reg:5000/shop/portal".into()],
+        environments: vec![],
+        reason: "it burnt".into(),
+        origin: None,
+        lifted: None,
+    };
+    let event = event(vec![named("reg:5000/shop/portal", Some("1"), None)]);
+    let resolved = |change: &dyn Fn(&mut QuarantineSpec)| {
+        let mut spec = spec.clone();
+        change(&mut spec);
+        let quarantines = vec![Quarantine::new("q", spec)];
+        Scene { quarantines, ..scene() }.found("reg:5000/shop/portal:1", '1').resolve(&event)
+    };
+    let held = resolved(&|_| {});
+    assert_eq!(held.reason, "Quarantined");
+    assert!(held.message.contains(&format!("source revision {}", "a".repeat(40))), "{}", held.message);
+    assert_eq!(resolved(&|spec| spec.repositories.clear()).reason, "Quarantined", "of no image in particular");
+    // The same commit builds other services too: what did not fail is not held.
+    assert_eq!(resolved(&|spec| spec.repositories = vec!["reg:5000/shop/other".into()]).reason, "Released");
+    assert_eq!(resolved(&|spec| spec.revision = Some("b".repeat(40))).reason, "Released");
+    assert_eq!(resolved(&|spec| spec.environments = vec!["elsewhere".into()]).reason, "Released");
+}
+
+#[test]
+fn what_an_index_lists_stands_in_the_release_and_holds_it_back() {
+    let event = event(vec![named("reg:5000/shop/portal", Some("1"), None)]);
+    let mut scene = scene().found("reg:5000/shop/portal:1", '1');
+    scene.indexes.insert(digest('1'), vec![digest('a'), digest('b')]);
+    let outcome = scene.resolve(&event);
+    let [ReleaseAction::Create { spec, .. }] = outcome.actions.as_slice() else { panic!("{outcome:?}") };
+    assert_eq!(spec.indexes, [ImageIndex { digest: digest('1'), children: vec![digest('a'), digest('b')] }]);
+    let quarantined = QuarantineSpec {
+        digests: vec![digest('9'), digest('b')],
+        revision: None,
+        repositories: vec![],
+        environments: vec![],
+        reason: "it burnt".into(),
+        origin: None,
+        lifted: None,
+    };
+    scene.quarantines = vec![Quarantine::new("q", quarantined)];
+    let held = scene.resolve(&event);
+    assert_eq!(held.reason, "Quarantined");
+    assert!(held.message.contains(&digest('b')), "{}", held.message);
 }
 
 #[test]

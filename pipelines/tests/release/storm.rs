@@ -4,7 +4,7 @@
 use kube::ResourceExt;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use tidegate_pipelines::api::{RollbackScope, RolloutPhase, RolloutReason, VerdictDecision};
+use tidegate_pipelines::api::{RollbackScope, RolloutPhase, RolloutReason, Span, VerdictDecision};
 
 use super::fleet::{Fleet, pipeline};
 
@@ -40,6 +40,15 @@ fn event(fleet: &mut Fleet, random: &mut StdRng) {
             let name = some(random);
             fleet.change(&name, |spec| (spec.attempt, spec.abort, spec.undo) = (spec.attempt + 1, false, false));
         }
+        5 if !releases.is_empty() => {
+            let name = some(random);
+            let attempt = fleet.releases.iter().find(|r| r.name_any() == name).map_or(1, |r| r.spec.attempt);
+            fleet.approve_attempt(&name, "east", random.random_range(1..=attempt));
+        }
+        6 if random.random_bool(0.2) => {
+            let quick = fleet.pipeline.stages[0].soak == Span::ZERO;
+            fleet.pipeline.stages[0].soak = if quick { Span::from_secs(5) } else { Span::ZERO };
+        }
         6 => {
             if let Some(place) = fleet.environments.get_mut(environment) {
                 place.spoke_ready = !place.spoke_ready;
@@ -58,6 +67,7 @@ fn event(fleet: &mut Fleet, random: &mut StdRng) {
             }
             let rollout = &mut fleet.rollouts[open[random.random_range(0..open.len())]];
             let phase = match rollout.spec.reason {
+                RolloutReason::Retire => Withdrawn,
                 RolloutReason::Rollback => [RollingBack, RolledBack][random.random_range(0..2)],
                 RolloutReason::Ship if rollout.spec.abort => Withdrawn,
                 RolloutReason::Ship if rollout.spec.superseded_by.is_some() => Superseded,
@@ -79,6 +89,13 @@ fn every_plan_of_a_random_life_keeps_the_invariants_and_comes_to_rest() {
         let mut random = StdRng::seed_from_u64(seed);
         let mut pipeline = pipeline();
         pipeline.rollback = if seed % 2 == 0 { RollbackScope::Release } else { RollbackScope::Environment };
+        pipeline.stages[1].require_approval = seed % 3 == 0;
+        if seed % 5 == 0 {
+            // One wide stage, in waves.
+            pipeline.stages[0].environments = vec!["staging".into(), "prod-east".into()];
+            pipeline.stages[0].max_concurrent = Some(1);
+            pipeline.stages.remove(1);
+        }
         let mut fleet = Fleet::new(pipeline);
         fleet.release('1');
         for _ in 0..120 {

@@ -14,6 +14,7 @@ use bytes::Bytes;
 
 use crate::digest::Digest;
 use crate::image::ImageRef;
+use crate::json::{self, JsonError};
 use crate::model::Registry;
 
 /// A repository and how its registry may be spoken to.
@@ -49,6 +50,23 @@ pub struct Manifest {
     pub bytes: Bytes,
 }
 
+impl Manifest {
+    /// The images that an index lists, one per platform; none for anything else.
+    pub fn children(&self) -> Result<Vec<Digest>, JsonError> {
+        #[derive(serde::Deserialize)]
+        struct Index {
+            #[serde(default)]
+            manifests: Vec<Child>,
+        }
+        #[derive(serde::Deserialize)]
+        struct Child {
+            digest: Digest,
+        }
+        let index: Index = json::parse(&self.bytes, "the manifest")?;
+        Ok(index.manifests.into_iter().map(|child| child.digest).collect())
+    }
+}
+
 /// What refers to an image: an artifact manifest that names it as its subject.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Referrer {
@@ -72,4 +90,25 @@ pub trait Fetch: Send + Sync {
 
     /// At most `limit` bytes; more is an error before they are read.
     async fn blob(&self, at: &Location, digest: &Digest, limit: u64) -> Result<Bytes, FetchError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_lists_its_images_and_an_image_lists_none() {
+        let manifest = |text: &str| Manifest { media_type: String::new(), bytes: text.to_owned().into() };
+        let digest = |digit: char| format!("sha256:{}", digit.to_string().repeat(64));
+        let index = format!(
+            r#"{{"schemaVersion":2,"manifests":[{{"digest":"{}","size":1}},{{"digest":"{}"}}]}}"#,
+            digest('a'),
+            digest('b')
+        );
+        let children: Vec<String> = manifest(&index).children().unwrap().iter().map(ToString::to_string).collect();
+        assert_eq!(children, [digest('a'), digest('b')]);
+        let image = r#"{"schemaVersion":2,"config":{"digest":"sha256:00"},"layers":[]}"#;
+        assert!(manifest(image).children().unwrap().is_empty());
+        assert!(manifest("<html>").children().is_err());
+    }
 }

@@ -124,6 +124,78 @@ fn a_gone_pipeline_takes_our_objects_along() {
     assert!(world.canary.is_none() && !world.canary_service && world.route.as_ref().unwrap().canary.is_none());
 }
 
+/// After a promotion: our backendRef at weight 0, a canary without pods, and nothing under way.
+fn retiring() -> World {
+    let mut world = World::default();
+    world.run_to_end();
+    world.status = RolloutStatus::default();
+    world.spec.reason = RolloutReason::Retire;
+    world.spec.max_weight = 0;
+    world.log.clear();
+    world
+}
+
+#[test]
+fn a_pipeline_that_is_gone_leaves_the_users_objects_and_none_of_ours() {
+    let mut world = retiring();
+    let before = (world.stable.as_ref().unwrap().rv, world.route.as_ref().unwrap().stable);
+    assert!(world.canary.is_some() && world.route.as_ref().unwrap().canary == Some(0), "something to take away");
+    assert_eq!(world.run_to_end(), RolloutPhase::Withdrawn);
+    assert_eq!(world.codes(), ["Retired"]);
+    assert!(world.canary.is_none() && !world.canary_service && world.route.as_ref().unwrap().canary.is_none());
+    assert_eq!((world.stable.as_ref().unwrap().rv, world.route.as_ref().unwrap().stable), before);
+    assert_eq!(world.status.target, images(NEW), "what stable runs is on record");
+    world.is_clean();
+}
+
+#[test]
+fn a_retiring_rollout_waits_for_the_one_that_acts() {
+    let mut world = retiring();
+    let other = |started| OtherRollout {
+        name: "portal-new-2".into(),
+        reason: RolloutReason::Ship,
+        phase: Some(RolloutPhase::Canary),
+        started,
+        newer: true,
+    };
+    world.others = vec![other(true)];
+    world.until(30, |_| false);
+    assert_eq!((world.code(), world.log.len()), ("WaitingForOther", 1), "its own status only: {:?}", world.log);
+    world.others.clear();
+    assert_eq!(world.run_to_end(), RolloutPhase::Withdrawn);
+}
+
+#[test]
+fn weight_that_someone_gave_the_canary_by_hand_is_not_cut_off() {
+    let mut world = retiring();
+    world.route.as_mut().unwrap().canary = Some(30);
+    world.until(30, |_| false);
+    assert_eq!(world.code(), "RouteInUse");
+    assert_eq!(world.run_to_end(), RolloutPhase::Failed);
+    assert!(world.canary.is_some() && world.route.as_ref().unwrap().canary == Some(30));
+    assert_eq!(world.status.target, images(NEW), "what stable runs is on record all the same");
+}
+
+#[test]
+fn a_crash_at_any_write_of_a_retiring_rollout_comes_to_the_same_end() {
+    for at in 0..4 {
+        for reaches in [true, false] {
+            let mut world = retiring();
+            world.crash_at = Some((at, reaches));
+            assert_eq!(world.run_to_end(), RolloutPhase::Withdrawn, "{at} {reaches}");
+            assert!(world.canary.is_none() && world.route.as_ref().unwrap().canary.is_none(), "{at} {reaches}");
+        }
+    }
+}
+
+#[test]
+fn a_superseded_intent_that_never_started_writes_nothing_but_its_end() {
+    let mut world = World::with(|world| world.spec.superseded_by = Some("portal-newer".into()));
+    assert_eq!(world.run_to_end(), RolloutPhase::Superseded);
+    assert!(world.log.iter().all(|wrote| matches!(wrote, Wrote::Status(_))), "{:?}", world.log);
+    assert!(world.stable_runs(OLD) && world.canary.is_none() && world.route.as_ref().unwrap().canary.is_none());
+}
+
 #[test]
 fn breach_while_promoting_takes_the_rollback_path() {
     for step in [PromotingStep::AtCanary, PromotingStep::TemplateWritten, PromotingStep::Returning] {

@@ -177,3 +177,12 @@ fn what_a_status_must_not_forget_is_found() {
     after.weight += 1;
     assert_eq!(check_transition(&before, &after).len(), 1);
 }
+
+#[test]
+fn a_canary_arm_removed_under_requests_or_under_a_living_pipeline_is_found() {
+    let remove = |plan: &mut Plan, _: &Observed<'_>| {
+        plan.actions.push(Ordered { order: Order::BeforeStatus, action: Action::RemoveCanary });
+    };
+    let found = broken(&at_25(), remove);
+    assert!(found.contains(&8) && found.contains(&2), "{found:?}");
+}
