@@ -13,6 +13,9 @@ use hyper_util::rt::TokioIo;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
+/// Connections at once.
+const CONNECTIONS: usize = 64;
+
 /// What a role tells about itself.
 #[derive(Clone)]
 pub struct Telemetry {
@@ -52,14 +55,21 @@ impl Telemetry {
         let listener = TcpListener::bind(address).await?;
         tokio::pin!(shutdown);
         let mut connections = tokio::task::JoinSet::new();
+        let places = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
         loop {
             tokio::select! {
                 accepted = listener.accept() => {
                     let Ok((stream, _)) = accepted else { continue };
+                    // A scraper and a kubelet need a few; whoever opens more is not waited for.
+                    let Ok(place) = places.clone().try_acquire_owned() else { continue };
                     let telemetry = self.clone();
                     connections.spawn(async move {
+                        let _place = place;
                         let service = service_fn(move |request| telemetry.clone().answer(request));
-                        let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+                        let connection = hyper::server::conn::http1::Builder::new()
+                            .timer(hyper_util::rt::TokioTimer::new())
+                            .header_read_timeout(std::time::Duration::from_secs(30))
+                            .serve_connection(TokioIo::new(stream), service);
                         // A scraper that hangs must not keep a task for ever.
                         let _ = tokio::time::timeout(std::time::Duration::from_secs(60), connection).await;
                     });

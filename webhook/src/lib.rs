@@ -4,6 +4,7 @@
 //! under both. What is decided about images lives in `tidegate-policies`; nothing here reads a clock
 //! or the environment: the wiring hands them in.
 
+mod addresses;
 pub mod body;
 pub mod doors;
 pub mod guard;

@@ -101,7 +101,7 @@ pub async fn run(
 ) {
     let routes = routes(doors, Limits::default(), side);
     // Senders are many and none pools for long; a slow head costs a connection for this time at most.
-    let limits = serve::Limits { head: Duration::from_secs(20), ..serve::Limits::default() };
+    let limits = serve::Limits { head: Duration::from_secs(20), per_address: 64, ..serve::Limits::default() };
     serve::serve(listener, transport, warp::service(routes), limits, shutdown).await;
 }
 
