@@ -12,7 +12,7 @@ use jiff::Timestamp;
 
 use crate::decide::{self, Digests, Subject};
 use crate::digest::Digest;
-use crate::evidence::Authorities;
+use crate::evidence::{Authorities, Evidence};
 use crate::image::ImageRef;
 use crate::model::{Attestor, Policy, Scope, TrustRoot, trust_root_digest};
 use crate::registry::Fetch;
@@ -37,6 +37,7 @@ pub struct VerifyRequest<'a> {
 pub struct Verifier {
     fetch: Arc<dyn Fetch>,
     deadline: Duration,
+    room: collect::Room,
     kept: kept::Kept,
 }
 
@@ -45,13 +46,18 @@ impl Verifier {
     const DEADLINE: Duration = Duration::from_secs(20);
 
     pub fn new(fetch: Arc<dyn Fetch>) -> Self {
-        Self { fetch, deadline: Self::DEADLINE, kept: kept::Kept::default() }
+        Self { fetch, deadline: Self::DEADLINE, room: collect::Room::default(), kept: kept::Kept::default() }
     }
 
     /// The whole of one verification; an API server waits at most 30 s for an admission webhook,
     /// and less by default.
     pub fn with_deadline(self, deadline: Duration) -> Self {
         Self { deadline, ..self }
+    }
+
+    /// What all verifications together may hold of large attachments that are not read yet; 512 MiB at most.
+    pub fn with_room(self, mib: u32) -> Self {
+        Self { room: collect::Room::new(mib), ..self }
     }
 
     /// The registry access that this verifier uses, to resolve tags with.
@@ -109,7 +115,7 @@ impl Verifier {
             .collect();
         let authorities = Authorities::prepare(names, request.attestors, request.trust_roots);
         let location = request.policy.locate(&request.image);
-        let collected = collect::collect(&*self.fetch, &location, subject.digest, authorities);
+        let collected = collect::collect(&*self.fetch, &location, subject.digest, authorities, &self.room);
         let evidence = match tokio::time::timeout(self.deadline, collected).await {
             Ok(evidence) => evidence,
             Err(_) => {
@@ -120,10 +126,30 @@ impl Verifier {
                 return decide::error(subject, digests, "registry", message);
             }
         };
-        let verdict = decide::decide(request.policy, subject, &evidence, digests);
-        tracing::debug!(image = %subject.image, decision = %verdict.decision, "verified");
-        verdict
+        match judge(request, subject.digest, evidence, digests).await {
+            Ok(verdict) => verdict,
+            // What could not be judged to its end is not known.
+            Err(error) => decide::error(subject, digests, "policy", format!("it could not be judged: {error}")),
+        }
     }
+}
+
+/// Off the async threads: a long SBOM against many bans takes its time.
+async fn judge(
+    request: &VerifyRequest<'_>,
+    digest: &Digest,
+    evidence: Evidence,
+    digests: &Digests,
+) -> Result<Verdict, tokio::task::JoinError> {
+    let (policy, image, scope) = (request.policy.clone(), request.image.clone(), request.scope.clone());
+    let (digest, digests, revision) = (digest.clone(), digests.clone(), request.expected_revision.clone());
+    tokio::task::spawn_blocking(move || {
+        let subject = Subject { image: &image, digest: &digest, scope: &scope, expected_revision: revision.as_deref() };
+        let verdict = decide::decide(&policy, subject, &evidence, &digests);
+        tracing::debug!(%image, decision = %verdict.decision, "verified");
+        verdict
+    })
+    .await
 }
 
 impl Verdict {

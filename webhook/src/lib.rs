@@ -6,6 +6,7 @@
 
 mod addresses;
 pub mod body;
+pub mod cached;
 pub mod doors;
 pub mod guard;
 pub mod serve;

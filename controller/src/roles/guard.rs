@@ -131,7 +131,7 @@ impl<L: Ledger> Recorder for ToLedger<L> {
                 "user": decided.user,
                 "allowed": decided.answer.allowed,
                 "reasons": reasons,
-                "exceptions": decided.answer.exceptions,
+                "exceptions": decided.exceptions(),
                 "policy": policy,
                 "policyDigest": policy_digest,
                 "dryRun": decided.dry_run,

@@ -8,7 +8,11 @@ use crate::evidence::{Evidence, Kind};
 use crate::model::{SigstoreSignatureCheck, SimpleSigningAttestationCheck};
 
 pub(super) fn sigstore(check: &SigstoreSignatureCheck, subject: Subject<'_>, evidence: &Evidence) -> Finding {
-    let remedy = format!("sign {} as one of them (`cosign sign`)", subject.image);
+    // Whether it is a child of an index cannot be seen from below.
+    let remedy = format!(
+        "sign {} as one of them (`cosign sign`); if it is one platform of a multi-platform image, name the index that was signed",
+        subject.image
+    );
     threshold(&check.attestors, check.threshold, Kind::Signature, "signature", &remedy, evidence)
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::StreamExt;
 use serde::Deserialize;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::digest::Digest;
 use crate::evidence::{ATTESTATION_MEDIA_TYPE, Authorities, Evidence, Rejected};
@@ -20,6 +21,8 @@ const MAX_BLOB: u64 = 256 << 20;
 /// All of them together: what one verification may hold and read.
 const MAX_TOTAL: u64 = 512 << 20;
 const CONCURRENT: usize = 4;
+/// A bundle with a signature has some 10 KiB.
+const SMALL: u64 = 256 << 10;
 const BUNDLE: &str = "application/vnd.dev.sigstore.bundle";
 
 #[derive(Clone, Copy)]
@@ -66,7 +69,45 @@ fn may_hold_evidence(referrer: &Referrer) -> bool {
     }
 }
 
-pub(super) async fn collect(fetch: &dyn Fetch, at: &Location, image: &Digest, authorities: Authorities) -> Evidence {
+/// What all verifications together hold of large pieces of evidence: a guard's memory must not depend on
+/// how many images are asked for at once. Signatures are small and wait for nobody, so that one image with
+/// large attachments at a slow registry does not hold up the others.
+#[derive(Clone)]
+pub(super) struct Room {
+    places: Arc<Semaphore>,
+    mib: u32,
+}
+
+impl Room {
+    /// At most what one verification alone may read.
+    pub fn new(mib: u32) -> Self {
+        let mib = mib.clamp(1, (MAX_TOTAL >> 20) as u32);
+        Self { places: Arc::new(Semaphore::new(mib as usize)), mib }
+    }
+
+    /// Waits until a piece of this size may be held. Each asks once, so that none holds while it waits.
+    async fn enter(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
+        if bytes <= SMALL {
+            return None;
+        }
+        let mib = u32::try_from(bytes.div_ceil(1 << 20)).map_or(self.mib, |mib| mib.min(self.mib));
+        self.places.clone().acquire_many_owned(mib).await.ok()
+    }
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self::new(u32::MAX)
+    }
+}
+
+pub(super) async fn collect(
+    fetch: &dyn Fetch,
+    at: &Location,
+    image: &Digest,
+    authorities: Authorities,
+    room: &Room,
+) -> Evidence {
     let mut evidence = authorities.evidence();
     let referrers = match fetch.referrers(at, image).await {
         Ok(referrers) => referrers,
@@ -108,17 +149,24 @@ pub(super) async fn collect(fetch: &dyn Fetch, at: &Location, image: &Digest, au
         return evidence;
     }
     let authorities = Arc::new(authorities);
-    let repository_path = at.to_string();
-    let mut blobs = futures::stream::iter(attached.into_iter().map(|a| async move {
-        let limit = a.size.min(MAX_BLOB);
-        (a.form, fetch.blob(at, &a.digest, limit).await, a.digest)
+    let mut found = futures::stream::iter(attached.into_iter().map(|attached| {
+        let authorities = Arc::clone(&authorities);
+        async move {
+            let limit = attached.size.min(MAX_BLOB);
+            let _held = room.enter(limit).await;
+            match fetch.blob(at, &attached.digest, limit).await {
+                Ok(bytes) => examine(authorities, attached, image.clone(), at.to_string(), bytes).await,
+                Err(error) => {
+                    let mut nothing = Evidence::default();
+                    nothing.unavailable(error.to_string());
+                    nothing
+                }
+            }
+        }
     }))
     .buffered(CONCURRENT);
-    while let Some((form, blob, source)) = blobs.next().await {
-        match blob {
-            Err(error) => evidence.unavailable(error.to_string()),
-            Ok(bytes) => evidence.merge(examine(&authorities, form, image, &repository_path, source, bytes).await),
-        }
+    while let Some(found) = found.next().await {
+        evidence.merge(found);
     }
     evidence
 }
@@ -150,18 +198,15 @@ async fn layers(
 
 /// Off the async threads: a large SBOM takes its time.
 async fn examine(
-    authorities: &Arc<Authorities>,
-    form: Form,
-    image: &Digest,
-    repository_path: &str,
-    source: Digest,
+    authorities: Arc<Authorities>,
+    attached: Attached,
+    image: Digest,
+    repository_path: String,
     bytes: Bytes,
 ) -> Evidence {
-    let authorities = Arc::clone(authorities);
-    let (image, repository_path) = (image.clone(), repository_path.to_owned());
     let work = move || {
-        let mut found = Evidence::default();
-        match form {
+        let (source, mut found) = (attached.digest, Evidence::default());
+        match attached.form {
             Form::Bundle => authorities.examine_bundle(&image, &source, &bytes, &mut found),
             Form::Attestation => {
                 authorities.examine_attestation(&image, &repository_path, &source, &bytes, &mut found);

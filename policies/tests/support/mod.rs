@@ -77,7 +77,11 @@ impl World {
     }
 
     pub async fn verdict_at(&self, now: Timestamp) -> Verdict {
-        let request = VerifyRequest {
+        self.verifier.verify(self.request(now)).await
+    }
+
+    pub fn request(&self, now: Timestamp) -> VerifyRequest<'_> {
+        VerifyRequest {
             image: self.image.clone(),
             policy: &self.policy,
             attestors: &self.attestors,
@@ -85,8 +89,7 @@ impl World {
             scope: Scope { namespace: "shop".into(), service_account: Some("portal".into()) },
             expected_revision: self.expected_revision.clone(),
             now,
-        };
-        self.verifier.verify(request).await
+        }
     }
 }
 

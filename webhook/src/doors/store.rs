@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::future::BoxFuture;
-use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, PostParams};
-use kube::runtime::reflector::{ObjectRef, Store as Cache, reflector, store};
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::reflector::{ObjectRef, Store as Cache};
 use kube::{Client, ResourceExt};
 use tidegate_pipelines::api::{BuildEvent, BuildEventSpec, EventSource, EventSourceSpec, SecretKeyRef, names};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
+
+use crate::cached;
 
 const CALL: Duration = Duration::from_secs(3);
 /// A flood of forged deliveries must not become a flood of reads; a changed secret is seen this late.
@@ -60,35 +60,28 @@ type Secrets = HashMap<(String, String), (Instant, Result<Option<Vec<u8>>, Store
 pub struct KubeStore {
     client: Client,
     sources: Cache<EventSource>,
+    changed: watch::Sender<u64>,
     secrets: Mutex<Secrets>,
 }
 
 impl KubeStore {
     /// The store, and the task that keeps its cache of sources.
     pub fn new(client: Client) -> (Arc<Self>, BoxFuture<'static, ()>) {
-        let (sources, writer) = store();
+        let changed = watch::Sender::new(0);
         let api: Api<EventSource> = Api::namespaced(client.clone(), names::SYSTEM_NAMESPACE);
-        let events = reflector(writer, watcher(api, watcher::Config::default()).default_backoff());
-        let watch = events.for_each(|event| {
-            if let Err(error) = event {
-                tracing::warn!(%error, "the watch of EventSources broke; what was read last stays in force");
-            }
-            futures::future::ready(())
-        });
-        (Arc::new(Self { client, sources, secrets: Mutex::default() }), watch.boxed())
+        let (sources, watch) = cached::follow(api, &changed);
+        (Arc::new(Self { client, sources, changed, secrets: Mutex::default() }), watch)
     }
 
     /// Resolves when the sources have been read once.
     pub async fn synced(&self) {
-        if self.sources.wait_until_ready().await.is_err() {
-            std::future::pending::<()>().await;
-        }
+        cached::until(&self.changed, || cached::is_read(&self.sources)).await;
     }
 
     fn ready(&self) -> Result<(), StoreError> {
-        match self.sources.wait_until_ready().now_or_never() {
-            Some(Ok(())) => Ok(()),
-            _ => Err(StoreError::Away("the sources have not been read yet".to_owned())),
+        match cached::is_read(&self.sources) {
+            true => Ok(()),
+            false => Err(StoreError::Away("the sources have not been read yet".to_owned())),
         }
     }
 }

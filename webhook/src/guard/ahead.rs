@@ -187,7 +187,8 @@ impl Ahead {
                 let name = owner.template.pointer("/spec/serviceAccountName").and_then(|name| name.as_str());
                 name.filter(|name| !name.is_empty()).unwrap_or("default").to_owned()
             });
-            let images = rollout.spec.images.iter().chain(stable::images(&rollout));
+            let held = stable::images(&rollout);
+            let images = rollout.spec.images.iter().chain(held);
             for image in images {
                 accounts.insert(format!("{namespace} {}", image.reference()), account.clone());
             }
@@ -218,7 +219,7 @@ pub fn wanted(rollouts: &[Arc<Rollout>]) -> Vec<Want> {
         let revision = spec.revision.clone().filter(|_| spec.reason == RolloutReason::Ship);
         let ships = !stable::ended(rollout);
         let shipped = spec.images.iter().filter(|_| ships).map(|image| (image, revision.clone()));
-        let held = stable::images(rollout).iter().map(|image| {
+        let held = stable::images(rollout).into_iter().map(|image| {
             let own = spec.images.contains(image);
             (image, revision.clone().filter(|_| own))
         });

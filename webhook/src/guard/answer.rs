@@ -15,7 +15,7 @@ use super::cluster::Cluster;
 use super::decide::{Answer, Questions, Reason, decide, questions};
 use super::facts::{Chain, Facts};
 use super::gather::Gatherer;
-use super::metrics::{Labels, Metrics};
+use super::metrics::{ExceptionLabels, Labels, Metrics};
 use super::review::{Review, Subject};
 use crate::Now;
 
@@ -148,20 +148,32 @@ impl Guard {
         };
         let reason = answer.findings.first().map_or("None", |(reason, _)| reason.as_str());
         self.metrics.reviews.get_or_create(&Labels { outcome, reason }).inc();
-        self.metrics.exceptions.inc_by(answer.exceptions.len() as u64);
+        for (exception, _) in &answer.exceptions {
+            self.metrics.exceptions.get_or_create(&ExceptionLabels { reason: exception.as_str() }).inc();
+        }
     }
 }
 
 impl Decided {
-    /// PascalCase, for the record: the first finding's reason, or `Admitted`.
+    /// PascalCase, for the record: the first finding's reason, else the exception that was used, else `Admitted`.
     pub fn reason(&self) -> &'static str {
-        self.answer.findings.first().map_or("Admitted", |(reason, _)| reason.as_str())
+        let exception = self.answer.exceptions.first().map(|(exception, _)| exception.as_str());
+        let finding = self.answer.findings.first().map(|(reason, _)| reason.as_str());
+        finding.or(exception).unwrap_or("Admitted")
+    }
+
+    /// The exceptions that were used, for people.
+    pub fn exceptions(&self) -> Vec<String> {
+        self.answer.exceptions.iter().map(|(exception, told)| format!("{} {told}", exception.as_str())).collect()
     }
 
     /// What a person reads.
     pub fn message(&self) -> String {
         if self.answer.findings.is_empty() {
-            return "admitted".to_owned();
+            return match self.exceptions() {
+                none if none.is_empty() => "admitted".to_owned(),
+                used => format!("{} admitted by exception: {}", self.title, used.join("; ")),
+            };
         }
         let verb = match self.answer.allowed {
             true => "admitted in Audit, though",
@@ -194,7 +206,7 @@ fn fill(response: AdmissionResponse, decided: &Decided) -> AdmissionResponse {
         response.audit_annotations.insert("reason".to_owned(), decided.reason().to_owned());
     }
     if !decided.answer.exceptions.is_empty() {
-        response.audit_annotations.insert("exceptions".to_owned(), decided.answer.exceptions.join("; "));
+        response.audit_annotations.insert("exceptions".to_owned(), decided.exceptions().join("; "));
     }
     response
 }

@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde_json::Value;
 use tidegate_pipelines::api::{BreakGlassSpec, Quarantine, Rollout, VerdictSpec};
 
-use super::facts::InForce;
+use super::facts::{InForce, Quarantined};
 
 /// Why no policy can be applied. Then nothing new starts.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -61,13 +61,16 @@ pub trait Cluster: Send + Sync {
     async fn forget(&self, name: &str) -> Result<(), String>;
 }
 
-/// Why this digest is quarantined in this environment.
-pub fn quarantined(quarantines: &[Arc<Quarantine>], environment: &str, digest: &str) -> Option<String> {
+/// The quarantine of this digest in this environment: of several the one that began first.
+pub fn quarantined(quarantines: &[Arc<Quarantine>], environment: &str, digest: &str) -> Option<Quarantined> {
     let holds = |quarantine: &&Arc<Quarantine>| {
         let spec = &quarantine.spec;
         spec.lifted.is_none()
             && spec.digests.iter().any(|d| d == digest)
             && (spec.environments.is_empty() || spec.environments.iter().any(|e| e == environment))
     };
-    quarantines.iter().find(holds).map(|quarantine| quarantine.spec.reason.clone())
+    let began = |quarantine: &Quarantine| quarantine.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    // One whose beginning is not known comes first: it grants nothing.
+    let first = quarantines.iter().filter(holds).min_by_key(|quarantine| began(quarantine))?;
+    Some(Quarantined { why: first.spec.reason.clone(), since: began(first), stable_in: vec![] })
 }

@@ -4,12 +4,14 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
+use serde_json::Value;
 use tidegate_policies::deployers::is_deployer;
 use tidegate_policies::image::ImageRef;
 use tidegate_policies::model::Mode;
 
-use super::facts::{Chain, Facts, ImageFact, InForce, Judged, Standing};
+use super::facts::{Chain, Facts, ImageFact, InForce, Judged, Quarantined, Standing};
 use super::review::{Object, Review, Subject};
+use super::stable::Place;
 use super::template::{Placed, changed, images, made_from, same};
 
 /// The account under which Tidegate itself sets images: a deployer everywhere.
@@ -73,7 +75,27 @@ pub struct Answer {
     /// Told to whoever asked.
     pub warnings: Vec<String>,
     /// Exceptions that were used, for the audit.
-    pub exceptions: Vec<String>,
+    pub exceptions: Vec<(Exception, String)>,
+}
+
+/// Why something was let in though it is not as it should be: also the metric's label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Exception {
+    BreakGlass,
+    /// Its verdict expired, and it is stable there.
+    RestartGrace,
+    /// It is quarantined, and it is stable there.
+    QuarantineGrace,
+}
+
+impl Exception {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Exception::BreakGlass => "BreakGlass",
+            Exception::RestartGrace => "RestartGrace",
+            Exception::QuarantineGrace => "QuarantineGrace",
+        }
+    }
 }
 
 impl Answer {
@@ -252,7 +274,7 @@ impl Case<'_> {
     fn owned(&self, new: &Object) -> Result<(), (Reason, String)> {
         let mismatch = |text: String| Err((Reason::OwnerMismatch, text));
         match &self.facts.chain {
-            Chain::Live { owner, template, claims } => {
+            Chain::Live { owner, template, claims, .. } => {
                 let matches = match &self.review.subject {
                     Subject::Workload { kind, .. } if kind == "ReplicaSet" => {
                         if same(template, &new.raw) {
@@ -278,20 +300,20 @@ impl Case<'_> {
         match self.facts.images.get(image) {
             None => self.find(Reason::ImageUnverified, format!("{place}: image `{image}` was not looked at")),
             Some(ImageFact::Unreadable(why)) => self.find(Reason::NotAnImage, format!("{place}: {why}")),
-            Some(ImageFact::Pinned(standing)) => self.digest(place, standing),
+            Some(ImageFact::Pinned(standing)) => self.digest(placed, standing),
             Some(ImageFact::Tag { image, now }) => {
                 self.find(Reason::TagNotAllowed, format!("{place}: {}", tag(image, now)))
             }
         }
     }
 
-    fn digest(&mut self, place: &str, standing: &Standing) {
+    fn digest(&mut self, placed: &Placed, standing: &Standing) {
+        let place = &placed.place;
         let digest = standing.image.digest.as_ref().map(ToString::to_string).unwrap_or_default();
-        if let Some(why) = &standing.quarantine {
-            return self.find(
-                Reason::Quarantined,
-                format!("{place}: {digest} is quarantined ({why}); neither break-glass nor another policy lifts that"),
-            );
+        if let Some(quarantine) = &standing.quarantine
+            && !self.outlasts(placed, &digest, quarantine)
+        {
+            return;
         }
         let (reason, why) = match &standing.judged {
             Judged::Allow => return,
@@ -302,22 +324,79 @@ impl Case<'_> {
             self.answer.warnings.push(format!(
                 "{place}: its verdict expired at {expired}; it may restart meanwhile, since it is stable here"
             ));
-            self.answer.exceptions.push(format!("restartGrace {digest}"));
+            self.except(Exception::RestartGrace, digest);
             return;
         }
         let user = &self.review.user;
         let made_by_owner = self.made_by_owner;
-        let glass = self.facts.break_glass.iter().find(|glass| {
+        let glass = self.facts.break_glass.iter().filter(|_| standing.quarantine.is_none()).find(|glass| {
             glass.digest == digest && glass.expires_at.0 > self.facts.now && (made_by_owner || glass.user == *user)
         });
         if let Some(glass) = glass {
             self.answer
                 .warnings
                 .push(format!("{place}: let in by break-glass of {} until {}", glass.user, glass.expires_at.0));
-            self.answer.exceptions.push(format!("breakGlass {digest} by {}: {}", glass.user, glass.reason));
+            let told = format!("{digest} by {}: {}", glass.user, glass.reason);
+            self.except(Exception::BreakGlass, told);
             return;
         }
         self.find(reason, format!("{place}: {why}"));
+    }
+
+    /// Whether a quarantined image may restart where it has been stable, for a bounded time: until the
+    /// rollback is through, a drained node must not take down what serves. Everywhere else it is refused.
+    fn outlasts(&mut self, placed: &Placed, digest: &str, quarantine: &Quarantined) -> bool {
+        let Quarantined { why, since, stable_in } = quarantine;
+        let place = &placed.place;
+        let until = since.filter(|_| self.serves_stable(placed, stable_in));
+        let until = until.and_then(|since| since.checked_add(self.facts.restart_grace).ok());
+        match until {
+            Some(until) if self.facts.now <= until => {
+                self.answer.warnings.push(format!(
+                    "{place}: {digest} is quarantined ({why}); it is stable here and may restart until {until}, or until it is rolled back"
+                ));
+                self.except(Exception::QuarantineGrace, format!("{digest} until {until}: {why}"));
+                true
+            }
+            over => {
+                let ended = over.map(|until| {
+                    format!("; it is stable here, but its grace to restart ended at {until}: roll it back")
+                });
+                self.find(
+                    Reason::Quarantined,
+                    format!(
+                        "{place}: {digest} is quarantined ({why}); neither break-glass nor another policy lifts that{}",
+                        ended.unwrap_or_default()
+                    ),
+                );
+                false
+            }
+        }
+    }
+
+    /// Whether this container belongs to a workload whose stable pods run this image: by its Rollouts
+    /// and by its template as it is now. Labels and owner references alone say nothing.
+    fn serves_stable(&self, placed: &Placed, stable_in: &[Place]) -> bool {
+        let Chain::Live { top, .. } = &self.facts.chain else { return false };
+        if !self.made_by_owner || top.kind != "Deployment" {
+            return false;
+        }
+        let runs = |container: &str| {
+            let containers = top.template.pointer("/spec/containers").and_then(Value::as_array).into_iter().flatten();
+            let text = |value: &'_ Value, field: &str| value.get(field).and_then(Value::as_str).map(str::to_owned);
+            containers.into_iter().any(|one| {
+                text(one, "name").as_deref() == Some(container) && text(one, "image").as_ref() == Some(&placed.image)
+            })
+        };
+        stable_in.iter().any(|stable| {
+            stable.workload == top.name
+                && placed.place == format!("container `{}`", stable.container)
+                && runs(&stable.container)
+        })
+    }
+
+    fn except(&mut self, exception: Exception, told: String) {
+        self.answer.exceptions.push((exception, told));
     }
 
     /// When its verdict ran out, if what is stable here may still restart on it.
@@ -333,8 +412,8 @@ impl Case<'_> {
             None => return,
             Some(ImageFact::Unreadable(why)) => why.clone(),
             Some(ImageFact::Tag { image, now }) => tag(image, now),
-            Some(ImageFact::Pinned(Standing { quarantine: Some(why), image, .. })) => {
-                format!("{image} is quarantined ({why})")
+            Some(ImageFact::Pinned(Standing { quarantine: Some(quarantine), image, .. })) => {
+                format!("{image} is quarantined ({})", quarantine.why)
             }
             Some(ImageFact::Pinned(Standing { judged: Judged::Deny(why), .. })) => why.clone(),
             Some(ImageFact::Pinned(_)) => return,
@@ -347,8 +426,8 @@ impl Case<'_> {
 fn tag(image: &ImageRef, now: &Result<Standing, String>) -> String {
     match now {
         Err(why) => format!("`{image}` is a tag, and what it names could not be found out ({why}): name a digest"),
-        Ok(Standing { image: pinned, quarantine: Some(why), .. }) => {
-            format!("`{image}` is a tag; it names `{pinned}` now, which is quarantined ({why})")
+        Ok(Standing { image: pinned, quarantine: Some(quarantine), .. }) => {
+            format!("`{image}` is a tag; it names `{pinned}` now, which is quarantined ({})", quarantine.why)
         }
         Ok(Standing { image: pinned, judged, .. }) => match judged {
             Judged::Allow => format!("`{image}` is a tag; write `{pinned}`, which it names now and which is allowed"),

@@ -10,6 +10,7 @@ use tidegate_policies::image::ImageRef;
 use tidegate_policies::model::{Attestor, Policy, TrustRoot, trust_root_digest};
 
 use super::cluster::NotInForce;
+use super::stable::Place;
 
 /// The policy that holds in this cluster, with all that its checks rest on.
 #[derive(Clone, Debug)]
@@ -66,12 +67,21 @@ pub struct Standing {
     /// By digest.
     pub image: ImageRef,
     pub judged: Judged,
-    /// Why it is quarantined here.
-    pub quarantine: Option<String>,
+    /// If it is quarantined here.
+    pub quarantine: Option<Quarantined>,
     /// It is what stable runs here, or what a rollout goes back to.
     pub stable: bool,
     /// When an `Allow` under the same policy ran out.
     pub expired: Option<Timestamp>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quarantined {
+    pub why: String,
+    /// When it began in this cluster.
+    pub since: Option<Timestamp>,
+    /// Where the image was stable before that and still is.
+    pub stable_in: Vec<Place>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,6 +92,14 @@ pub enum Judged {
     Error(String),
 }
 
+/// The last of the owners that are looked at: what people deploy.
+#[derive(Clone, Debug)]
+pub struct Top {
+    pub kind: String,
+    pub name: String,
+    pub template: Value,
+}
+
 /// The owners above an object, as the API server has them now.
 #[derive(Clone, Debug)]
 pub enum Chain {
@@ -89,8 +107,8 @@ pub enum Chain {
     NotAsked,
     /// It names no controlling owner.
     None,
-    /// All of them live; the template of the nearest.
-    Live { owner: String, template: Value, claims: Vec<String> },
+    /// All of them live; the template of the nearest, and the workload at the top.
+    Live { owner: String, template: Value, claims: Vec<String>, top: Top },
     /// One of them is not what the reference says.
     Broken(String),
     /// The API server did not say.

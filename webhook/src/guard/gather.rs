@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::assess::{Assessor, Want};
 use super::cluster::{Cluster, quarantined};
 use super::decide::Questions;
-use super::facts::{Chain, ImageFact, InForce, Judged, Standing};
+use super::facts::{Chain, ImageFact, InForce, Judged, Standing, Top};
 use super::review::{Object, Review, Subject};
 use super::stable;
 
@@ -91,7 +91,12 @@ impl Gatherer<'_> {
         warn_only: bool,
     ) -> Standing {
         let digest = image.digest.as_ref().map(ToString::to_string).unwrap_or_default();
-        let quarantine = quarantined(&self.cluster.quarantines(), self.environment, &digest);
+        let mut quarantine = quarantined(&self.cluster.quarantines(), self.environment, &digest);
+        if let Some(quarantine) = &mut quarantine
+            && let Some(since) = quarantine.since
+        {
+            quarantine.stable_in = stable::since_before(rollouts, &image.repository_path(), &digest, since);
+        }
         let stable = stable::runs(rollouts, &digest);
         let want = Want { image: image.clone(), scope: scope.clone(), revision: None };
         let (judged, expired) = if warn_only {
@@ -113,6 +118,7 @@ impl Gatherer<'_> {
     pub async fn chain(&self, review: &Review, object: &Object) -> Chain {
         let Some(first) = object.controller() else { return Chain::None };
         let mut nearest = None;
+        let mut top = None;
         let mut next: Option<OwnerReference> = Some(first.clone());
         for _ in 0..DEPTH {
             let Some(reference) = next.take() else { break };
@@ -139,11 +145,19 @@ impl Gatherer<'_> {
                 return Chain::Broken(format!("{title} is being deleted"));
             }
             next = owner.controller.clone();
+            top = Some(Top {
+                kind: reference.kind.clone(),
+                name: reference.name.clone(),
+                template: owner.template.clone(),
+            });
             if nearest.is_none() {
-                nearest = Some(Chain::Live { owner: title, template: owner.template, claims: owner.claims });
+                nearest = Some((title, owner.template, owner.claims));
             }
         }
-        nearest.unwrap_or(Chain::None)
+        match (nearest, top) {
+            (Some((owner, template, claims)), Some(top)) => Chain::Live { owner, template, claims, top },
+            _ => Chain::None,
+        }
     }
 
     fn left(&self) -> Duration {

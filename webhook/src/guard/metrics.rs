@@ -14,11 +14,17 @@ pub struct Labels {
     pub reason: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ExceptionLabels {
+    /// `BreakGlass`, `RestartGrace` or `QuarantineGrace`.
+    pub reason: &'static str,
+}
+
 #[derive(Clone)]
 pub struct Metrics {
     pub reviews: Family<Labels, Counter>,
     pub seconds: Histogram,
-    pub exceptions: Counter,
+    pub exceptions: Family<ExceptionLabels, Counter>,
 }
 
 impl Default for Metrics {
@@ -26,7 +32,7 @@ impl Default for Metrics {
         Self {
             reviews: Family::default(),
             seconds: Histogram::new(exponential_buckets(0.000_5, 2.0, 14)),
-            exceptions: Counter::default(),
+            exceptions: Family::default(),
         }
     }
 }

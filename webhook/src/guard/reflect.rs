@@ -5,12 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::FutureExt;
 use futures::future::BoxFuture;
-use futures::{FutureExt, StreamExt};
 use kube::api::{Api, DeleteParams, PostParams};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
-use kube::runtime::reflector::{ObjectRef, Store, reflector, store};
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Client, Resource, ResourceExt};
 use serde_json::Value;
 use tidegate_pipelines::api::{
@@ -21,6 +20,7 @@ use tokio::sync::watch;
 
 use super::cluster::{Cluster, NotInForce, Owner};
 use super::facts::InForce;
+use crate::cached::{self, is_read};
 
 const CALL: Duration = Duration::from_secs(2);
 const FIELD_MANAGER: &str = "tidegate-guard";
@@ -72,33 +72,19 @@ impl KubeCluster {
     }
 
     /// Resolves when every cache has been read once.
-    ///
-    /// A store remembers only the last task that waits for it, so nobody waits on the stores themselves:
-    /// every change asks again.
     pub async fn synced(&self) {
-        let mut changes = self.changed.subscribe();
-        while !self.is_synced() {
-            if changes.changed().await.is_err() {
-                // The watches are gone: nothing will ever be known.
-                std::future::pending::<()>().await;
-            }
-        }
+        cached::until(&self.changed, || self.is_synced()).await;
     }
 
     fn is_synced(&self) -> bool {
-        let all = async {
-            futures::join!(
-                self.environments.wait_until_ready(),
-                self.policies.wait_until_ready(),
-                self.attestors.wait_until_ready(),
-                self.trust_roots.wait_until_ready(),
-                self.quarantines.wait_until_ready(),
-                self.verdicts.wait_until_ready(),
-                self.break_glasses.wait_until_ready(),
-                self.rollouts.wait_until_ready(),
-            )
-        };
-        all.now_or_never().is_some_and(|(a, b, c, d, e, f, g, h)| [a, b, c, d, e, f, g, h].iter().all(Result::is_ok))
+        is_read(&self.environments)
+            && is_read(&self.policies)
+            && is_read(&self.attestors)
+            && is_read(&self.trust_roots)
+            && is_read(&self.quarantines)
+            && is_read(&self.verdicts)
+            && is_read(&self.break_glasses)
+            && is_read(&self.rollouts)
     }
 
     fn build(&self, environment: &Environment) -> Result<Arc<InForce>, NotInForce> {
@@ -137,24 +123,9 @@ fn follow<K>(client: &Client, changed: &watch::Sender<u64>, watches: &mut Vec<Bo
 where
     K: Resource<DynamicType = ()> + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
 {
-    let (reader, writer) = store();
-    let api: Api<K> = Api::all(client.clone());
-    let changed = changed.clone();
-    let slim = watcher(api, watcher::Config::default()).modify(|object| object.managed_fields_mut().clear());
-    let events = reflector(writer, slim.default_backoff());
-    let watch = events.for_each(move |event| {
-        match event {
-            // Within a relist the cache still shows what was.
-            Ok(watcher::Event::Init | watcher::Event::InitApply(_)) => {}
-            Ok(_) => changed.send_modify(|n| *n += 1),
-            Err(error) => {
-                tracing::warn!(kind = %K::kind(&()), %error, "a watch broke; what was read last stays in force")
-            }
-        }
-        futures::future::ready(())
-    });
-    watches.push(watch.boxed());
-    reader
+    let (store, watch) = cached::follow(Api::all(client.clone()), changed);
+    watches.push(watch);
+    store
 }
 
 #[async_trait]

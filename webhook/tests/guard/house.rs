@@ -219,16 +219,23 @@ impl House {
         self.registry.push(&image, r#"{"schemaVersion":2}"#).await.to_string()
     }
 
+    /// Since an hour ago.
     pub fn quarantine(&self, digest: &str, environments: &[&str]) {
+        self.quarantine_since(&[digest], environments, Some(-3600));
+    }
+
+    pub fn quarantine_since(&self, digests: &[&str], environments: &[&str], since: Option<i64>) {
         let spec = QuarantineSpec {
-            digests: vec![digest.to_owned()],
+            digests: digests.iter().map(|digest| (*digest).to_owned()).collect(),
             revision: None,
             environments: environments.iter().map(|e| (*e).to_owned()).collect(),
             reason: "15 % errors in prod-east".to_owned(),
             origin: None,
             lifted: None,
         };
-        self.cluster.quarantines.write().unwrap().push(Arc::new(Quarantine::new("q", spec)));
+        let mut quarantine = Quarantine::new("q", spec);
+        quarantine.metadata.creation_timestamp = since.map(|since| Time(at(since)));
+        self.cluster.quarantines.write().unwrap().push(Arc::new(quarantine));
     }
 
     pub fn break_glass(&self, user: &str, digest: &str, expires: Timestamp) {
@@ -297,6 +304,14 @@ impl House {
             "status": status});
         let rollout: Rollout = serde_json::from_value(rollout).unwrap();
         self.cluster.rollouts.write().unwrap().push(Arc::new(rollout));
+    }
+
+    /// The Rollout made last, changed.
+    pub fn change_rollout(&self, change: impl FnOnce(&mut Value)) {
+        let mut all = self.cluster.rollouts.write().unwrap();
+        let mut value = serde_json::to_value(&*all.pop().unwrap()).unwrap();
+        change(&mut value);
+        all.push(Arc::new(serde_json::from_value(value).unwrap()));
     }
 
     pub fn is_kept(&self, image: &str) -> Option<VerdictDecision> {

@@ -4,6 +4,7 @@
 mod ahead;
 mod house;
 mod odd;
+mod quarantine;
 
 use house::*;
 use serde_json::{Value, json};

@@ -1,0 +1,169 @@
+//! A certificate that is rotated under a running server, as the kubelet changes a mounted secret.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use rustls::pki_types::{CertificateDer, ServerName};
+use tidegate_webhook::serve::{Limits, Transport, serve};
+use tidegate_webhook::tls::Certificates;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use warp::Filter;
+
+struct Issued {
+    certificate: String,
+    key: String,
+    der: CertificateDer<'static>,
+}
+
+fn issue() -> Issued {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    Issued { certificate: made.cert.pem(), key: made.signing_key.serialize_pem(), der: made.cert.der().clone() }
+}
+
+/// A mounted secret: `tls.crt` and `tls.key` lead through `..data` to a folder of one version, and one
+/// rename of `..data` changes both.
+struct Mount {
+    dir: PathBuf,
+    version: u32,
+}
+
+impl Mount {
+    fn new(name: &str, first: &Issued) -> Self {
+        let dir = std::env::temp_dir().join(format!("tidegate-mount-{}-{name}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).unwrap();
+        let mut mount = Self { dir, version: 0 };
+        mount.put(&first.certificate, &first.key);
+        for file in ["tls.crt", "tls.key"] {
+            std::os::unix::fs::symlink(Path::new("..data").join(file), mount.dir.join(file)).unwrap();
+        }
+        mount
+    }
+
+    fn put(&mut self, certificate: &str, key: &str) {
+        self.version += 1;
+        let version = format!("..version-{}", self.version);
+        std::fs::create_dir(self.dir.join(&version)).unwrap();
+        std::fs::write(self.dir.join(&version).join("tls.crt"), certificate).unwrap();
+        std::fs::write(self.dir.join(&version).join("tls.key"), key).unwrap();
+        std::os::unix::fs::symlink(&version, self.dir.join("..data_tmp")).unwrap();
+        std::fs::rename(self.dir.join("..data_tmp"), self.dir.join("..data")).unwrap();
+    }
+
+    async fn load(&self) -> Arc<Certificates> {
+        Arc::new(Certificates::load(&self.dir.join("tls.crt"), &self.dir.join("tls.key")).await.unwrap())
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// One HTTPS connection that trusts exactly this certificate.
+struct Connection(TlsStream<TcpStream>);
+
+impl Connection {
+    async fn open(address: SocketAddr, trusted: &Issued) -> Result<Self, std::io::Error> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(trusted.der.clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let stream = TcpStream::connect(address).await?;
+        let name = ServerName::try_from("localhost").unwrap();
+        Ok(Self(TlsConnector::from(Arc::new(config)).connect(name, stream).await?))
+    }
+
+    async fn is_served(&mut self) -> bool {
+        self.0.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+        let mut answer = vec![0; 1024];
+        let read = tokio::time::timeout(Duration::from_secs(5), self.0.read(&mut answer)).await.unwrap().unwrap();
+        answer[..read].starts_with(b"HTTP/1.1 200")
+    }
+
+    fn sees(&self) -> CertificateDer<'static> {
+        self.0.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned()
+    }
+}
+
+async fn serving(certificates: Arc<Certificates>) -> (SocketAddr, JoinSet<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let service = warp::service(warp::path!("healthz").map(|| "ok\n"));
+    let mut tasks = JoinSet::new();
+    tasks.spawn(serve(listener, Transport::Tls(certificates), service, Limits::default(), std::future::pending()));
+    (address, tasks)
+}
+
+/// What is logged while it is installed.
+#[derive(Clone, Default)]
+struct Log(Arc<RwLock<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.write().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    fn times(&self, text: &str) -> usize {
+        String::from_utf8(self.0.read().unwrap().clone()).unwrap().matches(text).count()
+    }
+}
+
+#[tokio::test]
+async fn a_rotated_certificate_serves_new_connections_and_a_broken_one_none() {
+    let log = Log::default();
+    let made = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || made.clone()).with_ansi(false).finish();
+    let _told = tracing::subscriber::set_default(subscriber);
+
+    let (first, second, third) = (issue(), issue(), issue());
+    let mut mount = Mount::new("rotate", &first);
+    let (address, _serving) = serving(mount.load().await).await;
+    let mut old = Connection::open(address, &first).await.unwrap();
+    assert!(old.is_served().await);
+    assert_eq!(old.sees(), first.der);
+
+    mount.put(&second.certificate, &second.key);
+    let mut new = Connection::open(address, &second).await.unwrap();
+    assert!(new.is_served().await);
+    assert_eq!(new.sees(), second.der);
+    assert!(Connection::open(address, &first).await.is_err(), "the old certificate is served no more");
+    assert!(old.is_served().await, "an open connection goes on");
+
+    for (name, certificate, key) in [
+        ("no certificate", "broken", third.key.as_str()),
+        ("no key", third.certificate.as_str(), ""),
+        ("the key of another", third.certificate.as_str(), first.key.as_str()),
+    ] {
+        mount.put(certificate, key);
+        let told = log.times("the last good one goes on serving");
+        for _ in 0..2 {
+            let mut kept = Connection::open(address, &second).await.unwrap();
+            assert!(kept.is_served().await, "{name}");
+        }
+        assert_eq!(log.times("the last good one goes on serving"), told + 1, "{name}: told once");
+    }
+    mount.put(&third.certificate, &third.key);
+    assert!(Connection::open(address, &third).await.unwrap().is_served().await, "and it recovers");
+    assert!(old.is_served().await && new.is_served().await);
+}
