@@ -228,6 +228,7 @@ impl House {
         let spec = QuarantineSpec {
             digests: digests.iter().map(|digest| (*digest).to_owned()).collect(),
             revision: None,
+            repositories: vec![],
             environments: environments.iter().map(|e| (*e).to_owned()).collect(),
             reason: "15 % errors in prod-east".to_owned(),
             origin: None,
