@@ -1,8 +1,6 @@
 //! Fourth step: does what the plan orders, without a choice of its own. Each write is guarded as its action
 //! says; what the API server answers is remembered, so that the next look is never older.
 
-use std::time::Duration;
-
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::Api;
@@ -13,16 +11,12 @@ use tidegate_pipelines::rollout::{Action, Order, Plan, RuleWeights};
 
 use super::canary::CanaryError;
 use super::httproute::{HttpRoute, Route, RouteError, add, remove, test};
+use super::lower::{self, Lowering};
 use super::observe::Seen;
 use super::world::World;
 use crate::clock::SharedClock;
 use crate::connect::{CallError, bounded};
 use crate::lease::Permit;
-
-/// How often a lowering is tried again at once when another writer was faster.
-const LOWER_TRIES: usize = 20;
-/// Between two such tries.
-const LOWER_PAUSE: Duration = Duration::from_millis(20);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
@@ -174,8 +168,6 @@ impl Hand<'_> {
         Ok(())
     }
 
-    /// Tried again at once while another writer is faster: every moment counts, and nothing but this rollout's own
-    /// weight is at stake.
     async fn lower_to_zero(
         &self,
         seen: &Seen,
@@ -183,28 +175,17 @@ impl Hand<'_> {
         reason: &str,
         rules: &[RuleWeights],
     ) -> Result<(), ApplyError> {
-        const WHAT: &str = "lower the canary's weight to 0";
-        let api: Api<HttpRoute> = self.api(seen);
-        let name = &seen.spec.route.http_route;
-        let route = seen.route.as_ref().and_then(|r| r.as_ref().ok()).ok_or(ApplyError::Stale { what: WHAT })?;
-        let mut patch = route.lower_to_zero(rollout, reason, rules)?;
-        for _ in 0..LOWER_TRIES {
-            match self.patch_route(seen, WHAT, patch.clone()).await {
-                Err(error) if error.is_conflict() => {}
-                other => return other,
-            }
-            tokio::time::sleep(LOWER_PAUSE).await;
-            let fresh = bounded(api.get(name)).await.map_err(called(WHAT))?;
-            let route = Route::read(&fresh, &seen.spec.service, &names::canary_name(&seen.spec.service))?;
-            self.world.routes.wrote(fresh);
-            if route.view.promoting || route.view.rollout.as_deref() != Some(rollout) {
-                return Err(ApplyError::Stale { what: WHAT });
-            }
-            let rules: Vec<RuleWeights> =
-                route.view.rules.iter().map(|r| RuleWeights { rule: r.rule, stable: r.total(), canary: 0 }).collect();
-            patch = route.lower_to_zero(rollout, reason, &rules)?;
-        }
-        Err(ApplyError::Stale { what: WHAT })
+        let route = seen.route.as_ref().and_then(|r| r.as_ref().ok());
+        let wanted = Lowering {
+            route: route.ok_or(ApplyError::Stale { what: "lower the canary's weight to 0" })?,
+            name: &seen.spec.route.http_route,
+            service: &seen.spec.service,
+            rollout,
+            reason,
+            rules,
+            patience: lower::PATIENCE,
+        };
+        lower::to_zero(&self.api(seen), self.permit, &wanted, |written| self.world.routes.wrote(written)).await
     }
 
     async fn ensure_finalizer(&self, seen: &Seen) -> Result<(), ApplyError> {

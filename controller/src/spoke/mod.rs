@@ -9,6 +9,7 @@ pub mod drive;
 pub mod evidence;
 pub mod httproute;
 pub mod last_words;
+mod lower;
 pub mod observe;
 pub mod plan;
 pub mod pods;
