@@ -21,7 +21,7 @@ const CALL: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// After so long a state is history.
-const GIVE_UP: Duration = Duration::from_secs(3600);
+pub const GIVE_UP: Duration = Duration::from_secs(3600);
 const MAX_OPEN: usize = 1024;
 const DEFAULT_API: &str = "https://api.github.com";
 

@@ -19,6 +19,7 @@ pub mod status;
 pub mod validate;
 pub mod verify;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,6 +47,8 @@ pub struct Hub {
     pub events: report::Events,
     pub metrics: Metrics,
     pub github: Reports,
+    /// Releases that this process has looked at, by uid.
+    pub looked_at: tokio::sync::Mutex<HashSet<String>>,
     /// Admissions go one by one, each against a fresh list: of two that become ready at once, the
     /// second sees the first.
     pub admission: tokio::sync::Mutex<()>,

@@ -30,6 +30,16 @@ fn known_admission(observed: &ObservedRelease) -> Option<jiff::Timestamp> {
     status.admitted_at.as_ref().filter(|_| current).map(|t| t.0)
 }
 
+/// Whether this process has not looked at the release before.
+async fn first_look(hub: &Hub, release: &Release) -> bool {
+    let mut looked_at = hub.looked_at.lock().await;
+    if looked_at.len() > 16 * 1024 {
+        // A memory of what need not be told again: GitHub takes a repeat as well.
+        looked_at.clear();
+    }
+    looked_at.insert(release.metadata.uid.clone().unwrap_or_default())
+}
+
 async fn carry_out(hub: &Hub, observed: &ObservedRelease, plan: &Plan) -> Result<Option<Duration>, ReconcileError> {
     apply::release(hub, &observed.release, &plan.writes).await?;
     let namespace = observed.release.metadata.namespace.clone().unwrap_or_default();
@@ -39,6 +49,9 @@ async fn carry_out(hub: &Hub, observed: &ObservedRelease, plan: &Plan) -> Result
     // A pipeline taken anew is a decision although the status of the attempt does not tell of it yet.
     if changed || plan.writes.iter().any(|write| matches!(write, Write::Snapshot { .. })) {
         report::release(hub, observed, plan);
+    }
+    if first_look(hub, &observed.release).await {
+        report::again(hub, observed, plan);
     }
     let planned = plan.wake_after.map(|d| d.unsigned_abs());
     let verifying = observed.findings.again_after.filter(|_| !plan.status.phase.is_some_and(|p| p.is_terminal()));

@@ -1,19 +1,21 @@
 //! Step 6: what was decided, told: DecisionRecord, Event, metric, GitHub. Never waits for any of
 //! those who are told.
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Client, Resource, ResourceExt};
 use serde_json::json;
-use tidegate_pipelines::api::{BuildEvent, EnvironmentProgress, Pipeline, Release, RolloutPhase, names};
+use tidegate_pipelines::api::{BuildEvent, EnvironmentProgress, Pipeline, Release, ReleaseStatus, RolloutPhase, names};
 use tidegate_pipelines::release::{Note, Outcome, Plan};
 use tokio::sync::mpsc;
 
 use super::Hub;
 use super::observe::ObservedRelease;
 use crate::connect::bounded;
-use crate::github::{Report, State};
+use crate::github::{GIVE_UP, Report, State};
 use crate::ledger::DecisionRecord;
 
 /// Kubernetes Events, published in the background.
@@ -91,7 +93,24 @@ pub fn release(hub: &Hub, observed: &ObservedRelease, plan: &Plan) {
         });
         hub.events.tell(release.object_ref(&()), note.reason, &note.message, is_warning(note));
     }
-    to_github(hub, release, plan);
+    to_github(hub, release, plan, false);
+}
+
+/// What the process before this one decided and may not have come to tell GitHub: it keeps that in memory only.
+pub fn again(hub: &Hub, observed: &ObservedRelease, plan: &Plan) {
+    let created = observed.release.metadata.creation_timestamp.as_ref();
+    if is_news(created, observed.release.status.as_ref(), observed.now) {
+        to_github(hub, &observed.release, plan, true);
+    }
+}
+
+/// Under way, or with a time in it that is not history yet.
+fn is_news(created: Option<&Time>, status: Option<&ReleaseStatus>, now: Timestamp) -> bool {
+    let Some(status) = status else { return true };
+    let times = [created, status.verifying_since.as_ref(), status.admitted_at.as_ref()];
+    let times = times.into_iter().chain(status.environments.iter().map(|leg| leg.promoted_at.as_ref())).flatten();
+    let recent = |time: &Time| now.duration_since(time.0).as_secs() < GIVE_UP.as_secs().cast_signed();
+    !status.phase.is_some_and(|phase| phase.is_terminal()) || times.into_iter().any(recent)
 }
 
 /// A deleted pipeline goes, and what it leaves behind.
@@ -125,8 +144,8 @@ fn is_warning(note: &Note) -> bool {
     )
 }
 
-/// One commit status and deployment status per environment, where it changed.
-fn to_github(hub: &Hub, release: &Release, plan: &Plan) {
+/// One commit status and deployment status per environment: where it changed, or for `all`.
+fn to_github(hub: &Hub, release: &Release, plan: &Plan, all: bool) {
     let spec = &release.spec;
     let (Some(source), Some(repository), Some(revision)) = (&spec.event_source, &spec.repository, &spec.revision)
     else {
@@ -138,7 +157,7 @@ fn to_github(hub: &Hub, release: &Release, plan: &Plan) {
     for progress in &plan.status.environments {
         let known = before.and_then(|s| s.environments.iter().find(|e| e.environment == progress.environment));
         let now = state_of(progress, plan);
-        if known.is_some() && before.is_some_and(|s| known.map(|k| state_in(k, s)) == Some(now.clone())) {
+        if !all && known.is_some() && before.is_some_and(|s| known.map(|k| state_in(k, s)) == Some(now.clone())) {
             continue;
         }
         let (state, description) = now;
@@ -162,7 +181,7 @@ fn state_of(progress: &EnvironmentProgress, plan: &Plan) -> (State, String) {
 }
 
 /// Phases, not weights: GitHub keeps at most 1000 statuses per commit and context.
-fn state_in(progress: &EnvironmentProgress, status: &tidegate_pipelines::api::ReleaseStatus) -> (State, String) {
+fn state_in(progress: &EnvironmentProgress, status: &ReleaseStatus) -> (State, String) {
     use tidegate_pipelines::api::ReleasePhase;
     let reasons = || progress.reasons.first().cloned().unwrap_or_default();
     match (progress.phase, status.phase) {
@@ -179,5 +198,31 @@ fn state_in(progress: &EnvironmentProgress, status: &tidegate_pipelines::api::Re
         (None, Some(ReleasePhase::Verifying) | None) => (State::Pending, "being verified".into()),
         (None, _) if progress.rollout.is_some() => (State::InProgress, "starting".into()),
         (None, _) => (State::Pending, "waits for its stage".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_process_tells_what_is_under_way_or_of_the_last_hour_and_no_history() {
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let created = Time("2026-01-01T00:00:00Z".parse().unwrap());
+        let status = |phase: &str, promoted_ago: i64| -> ReleaseStatus {
+            let promoted = Timestamp::from_second(1_800_000_000 - promoted_ago).unwrap().to_string();
+            let leg = json!({"environment": "e", "promotedAt": promoted});
+            serde_json::from_value(json!({"phase": phase, "environments": [leg]})).unwrap()
+        };
+        for (phase, ago, news) in [
+            ("Shipping", 9_999, true),
+            ("Waiting", 9_999, true),
+            ("Promoted", 60, true),
+            ("RolledBack", 3_599, true),
+            ("Promoted", 3_600, false),
+            ("Denied", 9_999, false),
+        ] {
+            assert_eq!(is_news(Some(&created), Some(&status(phase, ago)), now), news, "{phase} {ago}");
+        }
     }
 }

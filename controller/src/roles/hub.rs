@@ -86,6 +86,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         events,
         metrics,
         github,
+        looked_at: tokio::sync::Mutex::default(),
         admission: tokio::sync::Mutex::default(),
     });
     let worker = hub.clone();

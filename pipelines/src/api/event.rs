@@ -82,6 +82,10 @@ pub struct OidcPolicy {
     /// Expected verified `email` claim: the push subscription's service account.
     #[schemars(length(min = 3, max = 320))]
     pub email: String,
+    /// The one subscription that pushes here, `projects/P/subscriptions/S`, where several push as one account. Default: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    pub subscription: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -134,7 +134,11 @@ kind: EventSource
 metadata: {{name: cloudbuild, namespace: tidegate-system}}
 spec:
   kind: cloudbuild
-  oidc: {{issuer: "{google_issuer}", audience: "{PUSH_AUDIENCE}", email: "{PUSH_EMAIL}"}}
+  oidc:
+    issuer: "{google_issuer}"
+    audience: "{PUSH_AUDIENCE}"
+    email: "{PUSH_EMAIL}"
+    subscription: projects/shop/subscriptions/tidegate-cloud-builds
   repositories: ["shop-prod", "{GITHUB_REPOSITORY}"]
   images: ["{registry}/{REPOSITORY}"]
 ---
@@ -143,7 +147,11 @@ kind: EventSource
 metadata: {{name: artifactregistry, namespace: tidegate-system}}
 spec:
   kind: artifactregistry
-  oidc: {{issuer: "{google_issuer}", audience: "{PUSH_AUDIENCE}", email: "{PUSH_EMAIL}"}}
+  oidc:
+    issuer: "{google_issuer}"
+    audience: "{PUSH_AUDIENCE}"
+    email: "{PUSH_EMAIL}"
+    subscription: projects/shop/subscriptions/tidegate-gcr
   repositories: ["shop-prod"]
   images: ["{registry}/shop/**"]
 "#

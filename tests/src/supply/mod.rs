@@ -15,6 +15,7 @@ pub mod image;
 pub mod oidc;
 pub mod payloads;
 pub mod provenance;
+pub mod raw;
 pub mod registry;
 pub mod release;
 pub mod sbom;

@@ -81,6 +81,7 @@ impl SigningKey {
 struct Keys {
     current: Arc<SigningKey>,
     published: BTreeMap<String, Jwk>,
+    away: bool,
 }
 
 pub struct Oidc {
@@ -98,7 +99,7 @@ impl Oidc {
     pub async fn start(address: SocketAddr) -> Result<Self> {
         let first = Arc::new(SigningKey::generate("key-1".into()).context("first key")?);
         let published = BTreeMap::from([(first.kid.clone(), first.public.clone())]);
-        let (keys, observed) = watch::channel(Keys { current: first, published });
+        let (keys, observed) = watch::channel(Keys { current: first, published, away: false });
         let jwks_requests = Arc::new(AtomicU64::new(0));
         let counter = jwks_requests.clone();
         // With port 0 the name is known only after binding; it goes to the handler through a cell.
@@ -127,7 +128,7 @@ impl Oidc {
         self.server.address
     }
 
-    /// How often the key set was fetched: shows whether a client caches.
+    /// How often the key set was fetched, or tried to: shows whether a client caches.
     pub fn jwks_requests(&self) -> u64 {
         self.jwks_requests.load(Ordering::SeqCst)
     }
@@ -145,6 +146,11 @@ impl Oidc {
             keys.current = key;
         });
         Ok(())
+    }
+
+    /// Answers 503 to everything while `away`. What is signed meanwhile is as good as ever.
+    pub fn set_away(&self, away: bool) {
+        self.keys.send_modify(|keys| keys.away = away);
     }
 
     /// Valid claims of a verified e-mail address, good for an hour.
@@ -211,6 +217,12 @@ fn answer(
     keys: &watch::Receiver<Keys>,
     jwks_requests: &AtomicU64,
 ) -> http::Response<http_body_util::Full<bytes::Bytes>> {
+    if keys.borrow().away {
+        if path == "/jwks" || path.starts_with("/.well-known") {
+            jwks_requests.fetch_add(1, Ordering::SeqCst);
+        }
+        return web::json(StatusCode::SERVICE_UNAVAILABLE, &json!({"error": "away"}));
+    }
     match path {
         "/.well-known/openid-configuration" => web::json(
             StatusCode::OK,

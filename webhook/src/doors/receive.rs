@@ -11,6 +11,7 @@ use tidegate_pipelines::event::{self, Delivery, EventError, Fact};
 use super::jwks::KeyCache;
 use super::metrics::Metrics;
 use super::oidc::TokenError;
+use super::pubsub::Pushed;
 use super::store::{Store, StoreError, Stored};
 use super::{hmac, oidc, pubsub};
 use crate::Now;
@@ -114,10 +115,16 @@ impl Doors {
     /// An authenticated Pub/Sub push, its body read.
     pub async fn pubsub(&self, source: Source, headers: &HeaderMap, body: &[u8]) -> Reply {
         let delivery = Delivery { source: &source.name, spec: &source.spec, received_at: (self.now)() };
-        let fact = pubsub::unpack(headers, body).and_then(|message| match source.spec.kind {
-            EventSourceKind::Cloudbuild => event::cloudbuild::read(delivery, &message),
-            EventSourceKind::Artifactregistry => event::artifactregistry::read(delivery, &message),
-            EventSourceKind::Github => Err(EventError::Unknown("GitHub does not push through Pub/Sub".to_owned())),
+        let expected = source.spec.oidc.as_ref().and_then(|policy| policy.subscription.as_ref());
+        let fact = pubsub::unpack(headers, body).and_then(|Pushed { message, subscription }| {
+            if expected.is_some() && expected != subscription.as_ref() {
+                return Err(EventError::Unbound("it is not of the subscription that this source expects".to_owned()));
+            }
+            match source.spec.kind {
+                EventSourceKind::Cloudbuild => event::cloudbuild::read(delivery, &message),
+                EventSourceKind::Artifactregistry => event::artifactregistry::read(delivery, &message),
+                EventSourceKind::Github => Err(EventError::Unknown("GitHub does not push through Pub/Sub".to_owned())),
+            }
         });
         self.store_fact(&source.name, fact).await
     }

@@ -31,6 +31,7 @@ pub const NOW: i64 = 1_800_000_000;
 pub const ISSUER: &str = "https://issuer.example";
 pub const AUDIENCE: &str = "https://doors.example";
 pub const EMAIL: &str = "push@acme-prod.iam.gserviceaccount.com";
+const SUBSCRIPTION: &str = "projects/acme-prod/subscriptions/s";
 const SECRET: &str = "s3cret";
 
 #[derive(Default)]
@@ -60,7 +61,12 @@ impl Memory {
 }
 
 fn source(kind: EventSourceKind, secret: Option<&str>) -> EventSourceSpec {
-    let oidc = OidcPolicy { issuer: ISSUER.into(), audience: AUDIENCE.into(), email: EMAIL.into() };
+    let oidc = OidcPolicy {
+        issuer: ISSUER.into(),
+        audience: AUDIENCE.into(),
+        email: EMAIL.into(),
+        subscription: Some(SUBSCRIPTION.into()),
+    };
     EventSourceSpec {
         kind,
         hmac_secret: secret.map(|name| SecretKeyRef { name: name.into(), key: "hmac".into() }),
@@ -268,12 +274,14 @@ impl Request {
     /// In the envelope of Pub/Sub.
     pub fn pubsub(kind: &str, token: &str, data: &Value) -> Self {
         let message = json!({"message": {"data": STANDARD.encode(data.to_string()), "messageId": "42", "message_id": "42",
-            "publishTime": "2026-11-22T16:00:00Z"}, "subscription": "projects/acme-prod/subscriptions/s"});
+            "publishTime": "2026-11-22T16:00:00Z"}, "subscription": SUBSCRIPTION});
         Self::json(kind, token, &message)
     }
 
     pub fn unwrapped(kind: &str, token: &str, data: &Value) -> Self {
-        Self::json(kind, token, data).header("x-goog-pubsub-message-id", "42")
+        Self::json(kind, token, data)
+            .header("x-goog-pubsub-message-id", "42")
+            .header("x-goog-pubsub-subscription-name", SUBSCRIPTION)
     }
 
     pub fn json(kind: &str, token: &str, body: &Value) -> Self {

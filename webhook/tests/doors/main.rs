@@ -220,6 +220,24 @@ async fn what_authenticates_but_is_malformed_or_not_its_own_stores_nothing() {
             "longer than 255",
             0,
         ),
+        (
+            "another subscription of the same account",
+            Request::json(
+                "cloudbuild",
+                &token,
+                &json!({"message": {"data": "e30=", "messageId": "1"}, "subscription": "projects/acme-prod/subscriptions/other"}),
+            ),
+            403,
+            "not of the subscription",
+            0,
+        ),
+        (
+            "an unwrapped push that names no subscription",
+            Request::unwrapped("cloudbuild", &token, &build()).without("x-goog-pubsub-subscription-name"),
+            403,
+            "not of the subscription",
+            0,
+        ),
         ("an envelope without message", Request::json("cloudbuild", &token, &json!({})), 400, "missing field", 0),
         (
             "data that is no base64",
