@@ -29,6 +29,7 @@ pub fn cases() -> Vec<Case> {
             deleted::in_mid_canary,
         ),
         Case::new("must_hold::deleting_a_pipeline_at_rest_takes_our_leftovers_away", deleted::nothing_under_way).slow(),
+        Case::new("must_hold::a_retry_ships_by_the_mended_pipeline", refused::retry_of_a_mended_pipeline).slow(),
         Case::new("must_hold::registry_away", outage::registry).slow(),
         Case::new("must_hold::hub_away", outage::hub).slow(),
         Case::new("must_hold::environment_api_away", outage::environment_api).slow(),

@@ -6,6 +6,8 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tidegate_pipelines::api::{RollbackScope, RolloutPhase, RolloutReason, Span, VerdictDecision};
 
+use tidegate_pipelines::release::PipelineState;
+
 use super::fleet::{Fleet, pipeline};
 
 fn event(fleet: &mut Fleet, random: &mut StdRng) {
@@ -106,5 +108,9 @@ fn every_plan_of_a_random_life_keeps_the_invariants_and_comes_to_rest() {
             }
         }
         fleet.settle();
+        if seed % 4 == 0 {
+            fleet.state = PipelineState::Going;
+            fleet.settle();
+        }
     }
 }

@@ -86,6 +86,11 @@ fn table() -> Vec<Bad> {
             json!({"stages": [stage("a", json!([]))]}),
             "spec.stages[0].environments in body should have at least 1 items",
         ),
+        (
+            "Pipeline",
+            json!({"stages": [{"name": "a", "environments": ["x"], "maxConcurrent": 0}]}),
+            "spec.stages[0].maxConcurrent in body should be greater than or equal to 1",
+        ),
         ("Pipeline", json!({"stages": []}), "spec.stages in body should have at least 1 items"),
         ("Pipeline", json!({"stages": null}), "spec.stages: Required value"),
         (
@@ -177,10 +182,15 @@ fn table() -> Vec<Bad> {
         ),
         ("Release", json!({"images": []}), "spec.images in body should have at least 1 items"),
         ("Release", json!({"attempt": 0}), "spec.attempt in body should be greater than or equal to 1"),
+        (
+            "Release",
+            json!({"indexes": [{"digest": "portal:v1", "children": []}]}),
+            "spec.indexes[0].digest in body should match",
+        ),
         // Rollout
         ("Rollout", json!({"maxWeight": 101}), "spec.maxWeight in body should be less than or equal to 100"),
         ("Rollout", json!({"alphaShare": 0.0}), "spec.alphaShare in body should be greater than or equal to"),
-        ("Rollout", json!({"reason": "Undo"}), "supported values: \"Ship\", \"Rollback\""),
+        ("Rollout", json!({"reason": "Undo"}), "supported values: \"Ship\", \"Rollback\", \"Retire\""),
         ("Rollout", released("registry.example/a", "latest"), not_a_digest),
         ("Rollout", json!({"promotethrough": 2}), "unknown field \"spec.promotethrough\""),
         // Approval, BreakGlass
@@ -189,6 +199,7 @@ fn table() -> Vec<Bad> {
             json!({"user": "dana"}),
             "an Approval is given in one's own name: spec.user must be cluster-admin",
         ),
+        ("Approval", json!({"attempt": 0}), "spec.attempt in body should be greater than or equal to 1"),
         ("Approval", json!({"stage": ""}), "spec.stage in body should be at least 1 chars long"),
         ("BreakGlass", json!({"user": "dana"}), "a BreakGlass names its own maker: spec.user must be cluster-admin"),
         ("BreakGlass", json!({"reason": "because"}), "spec.reason in body should be at least 10 chars long"),
@@ -276,6 +287,7 @@ fn table() -> Vec<Bad> {
         ("Verdict", json!({"decision": "Maybe"}), "supported values: \"Allow\", \"Deny\", \"Error\""),
         ("Quarantine", json!({"digests": []}), "spec.digests in body should have at least 1 items"),
         ("Quarantine", json!({"digests": ["portal:v1"]}), not_a_digest),
+        ("Quarantine", json!({"repositories": [""]}), "spec.repositories[0] in body should be at least 3 chars long"),
         (
             "Quarantine",
             json!({"lifted": {"by": "dana", "reason": "fine"}}),

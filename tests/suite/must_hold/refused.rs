@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use kube::ResourceExt;
-use kube::api::{Api, DeleteParams};
+use kube::api::{Api, DeleteParams, Patch, PatchParams};
 use serde_json::{Value, json};
 use tidegate_pipelines::api::{Pipeline, Release, RolloutPhase};
 use tidegate_tests::acts::{released, rollout_where};
@@ -16,7 +16,7 @@ use tidegate_tests::supply::behavior::Behavior;
 use tidegate_tests::supply::payloads::{self, Artifact};
 use tokio::time::sleep;
 
-use super::hands::{STAGING, Stored, at_rest, ends_as, only_staging, publish_good, rollouts, watch};
+use super::hands::{STAGING, Stored, abort, at_rest, ends_as, only_staging, publish_good, rollouts, watch};
 use crate::world::World;
 
 const STRANGER: &str = "stranger";
@@ -83,6 +83,37 @@ pub async fn misspelt_metric(world: Arc<World>) -> Result<()> {
     let usual = json!({"objectives": ratio("http_requests_total"), "strategy": {"capacityDeadline": "60s"}});
     stage.change_pipeline(usual).await?;
     outcome
+}
+
+/// Whoever mends the pipeline and retries means the mended one.
+pub async fn retry_of_a_mended_pipeline(world: Arc<World>) -> Result<()> {
+    let stage = world.stage().await?;
+    only_staging(&stage, false).await?;
+    stage.change_pipeline(json!({"strategy": {"capacityDeadline": "20s"}, "service": "portal-misspelt"})).await?;
+    let published = publish_good(&stage, "m-retried").await?;
+    stage.cloud_build_event(&published).await?;
+    let release = released(&stage, &published.digest).await?;
+    let failed = ends_as(&stage, &published.digest, RolloutPhase::Failed, Duration::from_secs(90)).await;
+    stage.change_pipeline(json!({"strategy": {"capacityDeadline": "60s"}, "service": APP})).await?;
+    failed?;
+    let patch = Patch::Merge(json!({"spec": {"attempt": 2}}));
+    let name = release.name_any();
+    stage.releases().patch(&name, &PatchParams::default(), &patch).await?;
+    let again = wait::until_ok(Duration::from_secs(60), "the second attempt is under way", || async {
+        let all = rollouts(&stage).await.map_err(|error| error.to_string())?;
+        let second = all.into_iter().find(|r| r.spec.release == name && r.spec.attempt == 2);
+        let second = second.ok_or("there is none yet")?;
+        match second.status.as_ref().and_then(|status| status.phase) {
+            Some(RolloutPhase::Canary) => Ok(second),
+            other => Err(format!("it is {other:?}")),
+        }
+    })
+    .await;
+    abort(&stage, &release).await?;
+    at_rest(&stage).await?;
+    let again = again?;
+    ensure!(again.spec.service == APP, "it ships by the pipeline as it was: {}", again.spec.service);
+    Ok(())
 }
 
 /// Its pods are ready, but Prometheus is never told of them.
