@@ -4,8 +4,11 @@
 use std::path::Path;
 use std::time::Duration;
 
+use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+
+use crate::reach::Reach;
 
 /// Longest time one API call may take; callers wrap calls in [`bounded`].
 pub const CALL_DEADLINE: Duration = Duration::from_secs(5);
@@ -29,6 +32,11 @@ pub enum ConnectError {
 /// kube's own retry is off (it repeats writes after a 504, whose first try may have arrived); each call
 /// runs under a deadline of ours instead, and a conflict after an unknown answer is read again.
 pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> {
+    reached(kubeconfig).await.map(|(client, _)| client)
+}
+
+/// The same, and what it knows of whether its server answers.
+pub async fn reached(kubeconfig: Option<&Path>) -> Result<(Client, Reach), ConnectError> {
     let mut config = match kubeconfig {
         Some(path) => from_file(path).await?,
         None => Config::incluster().map_err(ConnectError::Infer)?,
@@ -36,7 +44,9 @@ pub async fn client(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> {
     config.default_retry = false;
     config.connect_timeout = Some(Duration::from_secs(3));
     config.write_timeout = Some(Duration::from_secs(10));
-    Client::try_from(config).map_err(ConnectError::Client)
+    let reach = Reach::of(&config.cluster_url.to_string());
+    let builder = ClientBuilder::try_from(config).map_err(ConnectError::Client)?;
+    Ok((builder.with_layer(&reach).build(), reach))
 }
 
 async fn from_file(path: &Path) -> Result<Config, ConnectError> {
@@ -79,6 +89,11 @@ impl CallError {
             CallError::Kube(kube::Error::Api(status)) => Some(status.code),
             _ => None,
         }
+    }
+
+    /// Nobody answered: one's [`Reach`] has told it already.
+    pub fn is_unanswered(&self) -> bool {
+        matches!(self, CallError::Deadline | CallError::Kube(kube::Error::Service(_) | kube::Error::HyperError(_)))
     }
 
     pub fn is_not_found(&self) -> bool {

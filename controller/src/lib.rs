@@ -10,6 +10,7 @@ pub mod lease;
 pub mod ledger;
 pub mod metrics;
 pub mod mirror;
+pub mod reach;
 pub mod roles;
 pub mod serve;
 pub mod spoke;

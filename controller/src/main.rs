@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use tidegate_controller::cli;
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::EnvFilter;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -16,11 +17,7 @@ async fn main() -> ExitCode {
         .json()
         .flatten_event(true)
         .with_writer(std::io::stderr)
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::builder()
-                .with_default_directive(if is_role { LevelFilter::INFO } else { LevelFilter::ERROR }.into())
-                .from_env_lossy(),
-        )
+        .with_env_filter(filter(if is_role { LevelFilter::INFO } else { LevelFilter::ERROR }))
         .init();
     match cli::run(cli).await {
         Ok(code) => code,
@@ -32,6 +29,16 @@ async fn main() -> ExitCode {
             }
             ExitCode::FAILURE
         }
+    }
+}
+
+/// `RUST_LOG`, with a level for what it does not name. The client library's error for each single call is left out
+/// unless it is named there: what was called says what it makes of it, and an outage is told once (`reach`).
+fn filter(level: LevelFilter) -> EnvFilter {
+    let filter = EnvFilter::builder().with_default_directive(level.into()).from_env_lossy();
+    match "kube_client::client::builder=off".parse() {
+        Ok(silent) if !filter.to_string().contains("kube_client") => filter.add_directive(silent),
+        _ => filter,
     }
 }
 

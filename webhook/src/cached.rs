@@ -10,6 +10,8 @@ use kube::{Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
+use crate::patience::{Patience, unanswered};
+
 /// A cache of what this API lists, and the watch that keeps it and counts up `changed` with every
 /// change. Nothing is known until the watch is polled.
 pub fn follow<K>(api: Api<K>, changed: &watch::Sender<u64>) -> (Store<K>, BoxFuture<'static, ()>)
@@ -19,12 +21,13 @@ where
     let (reader, writer) = store();
     let changed = changed.clone();
     let slim = watcher(api, watcher::Config::default()).modify(|object| object.managed_fields_mut().clear());
-    let events = reflector(writer, slim.default_backoff());
+    let events = reflector(writer, slim.backoff(Patience::default()));
     let watch = events.for_each(move |event| {
         match event {
             // Within a relist the cache still shows what was.
             Ok(watcher::Event::Init | watcher::Event::InitApply(_)) => {}
             Ok(_) => changed.send_modify(|n| *n += 1),
+            Err(error) if unanswered(&error) => tracing::debug!(kind = %K::kind(&()), %error, "a watch is tried again"),
             Err(error) => {
                 tracing::warn!(kind = %K::kind(&()), %error, "a watch broke; what was read last stays in force")
             }

@@ -17,6 +17,7 @@ use tidegate_pipelines::api::{
     Approval, Attestor, BuildEvent, Environment, EventSource, Pipeline, Quarantine, Release, Rollout, TrustRoot,
     VerificationPolicy, names,
 };
+use tidegate_webhook::patience::{Patience, unanswered};
 use tokio::sync::mpsc;
 
 use super::queue::Key;
@@ -67,7 +68,7 @@ where
     fn start(self, keys: &mpsc::Sender<Key>, index: &Index, concerns: Concerns<K>) -> Watch {
         // Nobody here reads who set which field, and it is half of an object's size.
         let stream = watcher(self.api, self.config).modify(|object| object.managed_fields_mut().clear());
-        let stream = stream.default_backoff().reflect(self.writer);
+        let stream = stream.backoff(Patience::default()).reflect(self.writer);
         let (keys, index) = (keys.clone(), index.clone());
         async move {
             let mut stream = std::pin::pin!(stream);
@@ -76,6 +77,10 @@ where
                 let object = match event {
                     Ok(Apply(object) | InitApply(object) | Delete(object)) => object,
                     Ok(_) => continue,
+                    Err(error) if unanswered(&error) => {
+                        tracing::debug!(kind = %K::kind(&()), %error, "watch interrupted");
+                        continue;
+                    }
                     Err(error) => {
                         tracing::warn!(kind = %K::kind(&()), %error, "watch interrupted");
                         continue;

@@ -174,7 +174,12 @@ pub fn environment(
     };
     let before = environment.status.clone().unwrap_or_default();
     let known = before.conditions.iter().find(|c| c.type_ == SPOKE_READY);
+    let away = lease_notes.get(names::API_SERVER_AWAY).filter(|note| !note.is_empty());
+    let away = away.map(|note| format!("the spoke lives, but {note}"));
     let told = match (pulse, known) {
+        (Pulse::Alive | Pulse::Unknown, _) if away.is_some() => {
+            ("False", "ApiServerAway", away.as_deref().unwrap_or_default())
+        }
         (Pulse::Alive, _) => ("True", "Reporting", "the spoke renews its Lease"),
         (Pulse::Silent, _) => ("False", "Silent", "the spoke has not renewed its Lease for 20 s"),
         // Just started: what was known holds until we have seen a renewal, or none.
@@ -294,5 +299,25 @@ mod tests {
         let rollouts = [rollout("portal-1-1", "Ship", "Canary"), rollout("portal-retire-1", "Retire", "Waiting")];
         let plan = environment(&object, Pulse::Alive, &BTreeMap::new(), &rollouts, now());
         assert_eq!((plan.abort, plan.finalizer), (vec!["portal-1-1".to_owned()], Finalizer::Keep));
+    }
+
+    #[test]
+    fn a_spoke_whose_api_server_is_away_lives_and_is_not_ready() {
+        let environment = serde_json::from_value(json!({
+            "apiVersion": "tidegate.io/v1alpha1", "kind": "Environment", "metadata": {"name": "staging"},
+            "spec": {"policy": "shop", "metrics": {"prometheus": "http://prometheus"}}
+        }))
+        .unwrap();
+        let told = |pulse, note: &str| {
+            let notes = BTreeMap::from([(names::API_SERVER_AWAY.to_owned(), note.to_owned())]);
+            let plan = super::environment(&environment, pulse, &notes, &[], Timestamp::UNIX_EPOCH);
+            let ready = plan.status.conditions.into_iter().find(|c| c.type_ == SPOKE_READY).unwrap();
+            (ready.status, ready.reason, ready.message)
+        };
+        let (status, reason, message) = told(Pulse::Alive, "its API server has not answered since 10:00:00Z");
+        assert_eq!((status.as_str(), reason.as_str()), ("False", "ApiServerAway"));
+        assert_eq!(message, "the spoke lives, but its API server has not answered since 10:00:00Z");
+        assert_eq!(told(Pulse::Alive, "").1, "Reporting", "the note is taken back when it answers");
+        assert_eq!(told(Pulse::Silent, "its API server has not answered").1, "Silent", "a note as old as its writer");
     }
 }

@@ -119,7 +119,7 @@ pub fn release(index: &Index, observed: &ObservedRelease) -> Result<Surroundings
         .map(|environment| {
             let place = Place {
                 deleting: environment.metadata.deletion_timestamp.is_some(),
-                spoke_ready: spoke_ready(&environment),
+                spoke: spoke(&environment),
                 allowed: allowed(index, &environment, &namespace, target),
             };
             (environment.name_any(), place)
@@ -143,12 +143,16 @@ pub fn release(index: &Index, observed: &ObservedRelease) -> Result<Surroundings
 
 /// The environments that exist, as far as clearing up after a pipeline is concerned.
 pub fn spots(index: &Index) -> BTreeMap<String, Spot> {
-    let spot = |e: &Arc<Environment>| Spot { answers: spoke_ready(e), decommissioned: e.spec.decommissioned };
+    let spot = |e: &Arc<Environment>| Spot { answers: spoke(e).is_ok(), decommissioned: e.spec.decommissioned };
     index.environments.state().iter().map(|e| (e.name_any(), spot(e))).collect()
 }
 
 /// The condition that the environment's own reconcile keeps.
-pub fn spoke_ready(environment: &Environment) -> bool {
+pub fn spoke(environment: &Environment) -> Result<(), String> {
     let conditions = environment.status.as_ref().map(|s| s.conditions.as_slice()).unwrap_or_default();
-    conditions.iter().any(|c| c.type_ == super::plan::SPOKE_READY && c.status == "True")
+    match conditions.iter().find(|c| c.type_ == super::plan::SPOKE_READY) {
+        Some(condition) if condition.status == "True" => Ok(()),
+        Some(condition) => Err(condition.message.clone()),
+        None => Err("its spoke has not reported yet".to_owned()),
+    }
 }

@@ -39,6 +39,15 @@ pub struct Record {
     pub version: String,
 }
 
+/// Under which names a candidate may find itself in the record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Names<'a> {
+    /// A fresh UUID for each candidacy.
+    pub me: &'a str,
+    /// The same process in a tenure that it has ended, with every task of it.
+    pub former: Option<&'a str>,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Write ourselves in as holder.
@@ -57,7 +66,7 @@ pub fn evaluate(
     observed: Option<(&Record, Instant)>,
     renewed: Option<Instant>,
     now: Instant,
-    me: &str,
+    Names { me, former }: Names<'_>,
     terms: &Terms,
 ) -> Step {
     if renewed.is_some_and(|at| now.saturating_duration_since(at) >= terms.renew_deadline) {
@@ -73,6 +82,8 @@ pub fn evaluate(
         holder if holder == me => Step::Renew,
         _ if leading => Step::StepDown("another process holds the lease"),
         "" => Step::Acquire,
+        // Ours to give up, which did not arrive: nobody of that name writes any more.
+        holder if Some(holder) == former => Step::Acquire,
         _ => {
             let respected = record.duration.max(terms.duration);
             let watched = now.saturating_duration_since(first_seen);
@@ -104,8 +115,24 @@ mod tests {
             (400, Step::Acquire),
         ] {
             let now = start + Duration::from_secs(after);
-            assert_eq!(evaluate(Some((&other, start)), None, now, "me", &terms), expected, "{after} s");
+            assert_eq!(evaluate(Some((&other, start)), None, now, called("me"), &terms), expected, "{after} s");
         }
+    }
+
+    fn called(me: &str) -> Names<'_> {
+        Names { me, former: None }
+    }
+
+    #[test]
+    fn who_led_before_in_this_very_process_is_succeeded_at_once_and_nobody_else() {
+        let (terms, start) = (Terms::default(), Instant::now());
+        let heir = Names { me: "me", former: Some("before") };
+        let taken = |holder: &str| evaluate(Some((&held_by(holder), start)), None, start, heir, &terms);
+        assert_eq!(taken("before"), Step::Acquire);
+        assert!(matches!(taken("other"), Step::Wait(_)), "another replica leads meanwhile");
+        // Leading already, the old name in the record is somebody's restored backup: on doubt nobody leads.
+        let leading = evaluate(Some((&held_by("before"), start)), Some(start), start, heir, &terms);
+        assert!(matches!(leading, Step::StepDown(_)));
     }
 
     #[test]
@@ -114,17 +141,17 @@ mod tests {
         let mut other = held_by("other");
         other.duration = Duration::from_secs(60);
         let now = start + Duration::from_secs(59);
-        assert!(matches!(evaluate(Some((&other, start)), None, now, "me", &Terms::default()), Step::Wait(_)));
+        assert!(matches!(evaluate(Some((&other, start)), None, now, called("me"), &Terms::default()), Step::Wait(_)));
     }
 
     #[test]
     fn what_is_free_is_taken_and_what_is_ours_is_renewed() {
         let (now, terms) = (Instant::now(), Terms::default());
-        assert_eq!(evaluate(None, None, now, "me", &terms), Step::Acquire);
-        assert_eq!(evaluate(Some((&held_by(""), now)), None, now, "me", &terms), Step::Acquire);
-        assert_eq!(evaluate(Some((&held_by("me"), now)), Some(now), now, "me", &terms), Step::Renew);
+        assert_eq!(evaluate(None, None, now, called("me"), &terms), Step::Acquire);
+        assert_eq!(evaluate(Some((&held_by(""), now)), None, now, called("me"), &terms), Step::Acquire);
+        assert_eq!(evaluate(Some((&held_by("me"), now)), Some(now), now, called("me"), &terms), Step::Renew);
         // The answer to our acquiring write was lost.
-        assert_eq!(evaluate(Some((&held_by("me"), now)), None, now, "me", &terms), Step::Renew);
+        assert_eq!(evaluate(Some((&held_by("me"), now)), None, now, called("me"), &terms), Step::Renew);
     }
 
     #[test]
@@ -132,10 +159,10 @@ mod tests {
         let (start, terms) = (Instant::now(), Terms::default());
         let late = start + Duration::from_secs(10);
         let cases = [
-            (evaluate(Some((&held_by("me"), start)), Some(start), late, "me", &terms), "unrenewed for 10 s"),
-            (evaluate(Some((&held_by("other"), start)), Some(start), start, "me", &terms), "taken by another"),
-            (evaluate(Some((&held_by(""), start)), Some(start), start, "me", &terms), "emptied by another"),
-            (evaluate(None, Some(start), start, "me", &terms), "deleted"),
+            (evaluate(Some((&held_by("me"), start)), Some(start), late, called("me"), &terms), "unrenewed for 10 s"),
+            (evaluate(Some((&held_by("other"), start)), Some(start), start, called("me"), &terms), "taken by another"),
+            (evaluate(Some((&held_by(""), start)), Some(start), start, called("me"), &terms), "emptied by another"),
+            (evaluate(None, Some(start), start, called("me"), &terms), "deleted"),
         ];
         for (step, case) in cases {
             assert!(matches!(step, Step::StepDown(_)), "{case}: {step:?}");
@@ -150,8 +177,9 @@ mod tests {
         let old = held_by("old");
         for tenths in 0..300 {
             let now = start + Duration::from_millis(tenths * 100);
-            let stopped = matches!(evaluate(Some((&old, start)), Some(start), now, "old", &terms), Step::StepDown(_));
-            let taken = evaluate(Some((&old, start)), None, now, "new", &terms) == Step::Acquire;
+            let stopped =
+                matches!(evaluate(Some((&old, start)), Some(start), now, called("old"), &terms), Step::StepDown(_));
+            let taken = evaluate(Some((&old, start)), None, now, called("new"), &terms) == Step::Acquire;
             assert!(stopped || !taken, "both lead after {tenths} tenths of a second");
         }
     }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::clock::SharedClock;
 use crate::connect::{CallError, bounded};
-pub use evaluate::{Record, Step, Terms, evaluate};
+pub use evaluate::{Names, Record, Step, Terms, evaluate};
 
 /// Whether this process leads, asked right before each write. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -45,6 +45,8 @@ pub struct Candidate {
     api: Api<Lease>,
     name: String,
     identity: String,
+    /// Who this process was in its tenure before.
+    former: Option<String>,
     terms: Terms,
     clock: SharedClock,
     seen: Option<(Record, Instant, Lease)>,
@@ -58,11 +60,19 @@ impl Candidate {
             api: Api::namespaced(client, namespace),
             name: name.to_owned(),
             identity: format!("{role}-{}", uuid::Uuid::new_v4()),
+            former: None,
             terms: Terms::default(),
             clock,
             seen: None,
             renewed: watch::channel(None).0,
         }
+    }
+
+    /// `former` led for this same process, and everything of it has ended: a lease that still names it, because it
+    /// could not be given up, is taken without waiting for its end.
+    pub fn succeeding(mut self, former: Option<String>) -> Self {
+        self.former = former;
+        self
     }
 
     pub fn identity(&self) -> &str {
@@ -114,11 +124,14 @@ impl Candidate {
         // A leader may not spend a whole call deadline when its own is nearer; the next look decides.
         match bounded(self.api.get_opt(&self.name)).await {
             Ok(lease) => self.observe(lease),
+            Err(error) if error.is_unanswered() => {
+                tracing::debug!(lease = %self.name, %error, "the lease could not be read")
+            }
             Err(error) => tracing::warn!(lease = %self.name, %error, "the lease could not be read"),
         }
         let renewed = *self.renewed.borrow();
         let observed = self.seen.as_ref().map(|(record, first, _)| (record, *first));
-        match evaluate(observed, renewed, Instant::now(), &self.identity, &self.terms) {
+        match evaluate(observed, renewed, Instant::now(), self.names(), &self.terms) {
             Step::StepDown(reason) => Err(reason),
             Step::Wait(pause) => Ok(pause),
             Step::Acquire | Step::Renew => {
@@ -129,11 +142,18 @@ impl Candidate {
                         self.renewed.send_replace(Some(sent));
                     }
                     // Lost the race, or no answer: what the server holds is read at the next turn.
+                    Err(error) if error.is_unanswered() => {
+                        tracing::debug!(lease = %self.name, %error, "the lease was not written")
+                    }
                     Err(error) => tracing::info!(lease = %self.name, %error, "the lease was not written"),
                 }
                 Ok(self.terms.retry)
             }
         }
+    }
+
+    fn names(&self) -> Names<'_> {
+        Names { me: &self.identity, former: self.former.as_deref() }
     }
 
     fn observe(&mut self, lease: Option<Lease>) {

@@ -14,6 +14,7 @@ use serde::{Serialize, de::Error as _};
 use serde_json::{Value, json};
 use tidegate_pipelines::api::policy::{Attestor, TrustRoot, VerificationPolicy};
 use tidegate_pipelines::api::{Environment, Quarantine, Rollout, names};
+use tidegate_webhook::patience::Patience;
 
 use super::Mirror;
 use super::kinds::{self, Kind};
@@ -77,7 +78,7 @@ impl Mirror {
         K: Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static,
     {
         let mut sources: HashMap<String, K> = HashMap::new();
-        let mut stream = std::pin::pin!(watcher(api, config()).default_backoff());
+        let mut stream = std::pin::pin!(watcher(api, config()).backoff(Patience::default()));
         let mut ticks = tokio::time::interval(BEAT);
         loop {
             tokio::select! {
@@ -112,7 +113,11 @@ impl Mirror {
     {
         let name = source.name_any();
         if let Err(error) = self.try_merge(kind, &name, source, cache).await {
-            tracing::warn!(?kind, %name, %error, "not mirrored yet");
+            if error.is_unanswered() {
+                tracing::debug!(?kind, %name, %error, "not mirrored yet");
+            } else {
+                tracing::warn!(?kind, %name, %error, "not mirrored yet");
+            }
         }
     }
 
@@ -159,7 +164,7 @@ impl Mirror {
     /// Intents of this environment.
     pub async fn pull_rollouts(self) {
         let api: Api<Rollout> = Api::namespaced(self.hub.clone(), &self.namespace());
-        let mut stream = std::pin::pin!(watcher(api.clone(), config()).default_backoff());
+        let mut stream = std::pin::pin!(watcher(api.clone(), config()).backoff(Patience::default()));
         let mut ticks = tokio::time::interval(INTENT_BEAT);
         let mut listed: Option<Vec<Rollout>> = None;
         let mut newest = 0_u64;
@@ -223,7 +228,11 @@ impl Mirror {
         }
         let name = intent.name_any();
         if let Err(error) = self.try_intent(intent, &name).await {
-            tracing::warn!(%name, %error, "intent not mirrored yet");
+            if error.is_unanswered() {
+                tracing::debug!(%name, %error, "intent not mirrored yet");
+            } else {
+                tracing::warn!(%name, %error, "intent not mirrored yet");
+            }
         }
     }
 

@@ -11,10 +11,13 @@ use tidegate_pipelines::api::names;
 use tidegate_pipelines::rollout::Hub;
 
 use super::Mirror;
+use super::away::Note;
 use crate::connect::bounded;
 
 /// The hub calls a spoke silent after a few of these.
-const BEAT: Duration = Duration::from_secs(5);
+pub(super) const BEAT: Duration = Duration::from_secs(5);
+/// The Lease in `env-<name>` that it renews.
+pub(super) const HEARTBEAT: &str = "spoke";
 /// One lost beat is no outage; after this long without an answer the hub counts as away.
 const AWAY_AFTER: i64 = 8;
 
@@ -29,10 +32,16 @@ fn judge(link: Hub, answered: bool, last_answer: Timestamp, now: Timestamp) -> H
     Hub { reachable: false, away_since: Some(link.away_since.unwrap_or(last_answer)) }
 }
 
+/// Microseconds: the API server refuses more digits and takes none less.
+pub(super) fn micro(at: Timestamp) -> String {
+    at.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
+}
+
 impl Mirror {
     /// Beats until the process ends.
     pub async fn beat(self) {
         let mut last_answer = self.clock.now();
+        let mut note = Note::default();
         let mut ticks = tokio::time::interval(BEAT);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -40,7 +49,8 @@ impl Mirror {
             if !self.may_write() {
                 continue;
             }
-            let answer = self.beat_once().await;
+            let away = note.of(self.reach.away(), self.clock.now());
+            let answer = self.beat_once(&away).await;
             let now = self.clock.now();
             if let Err(error) = &answer {
                 tracing::debug!(%error, "no answer from the hub");
@@ -60,28 +70,28 @@ impl Mirror {
         }
     }
 
-    async fn beat_once(&self) -> Result<(), crate::connect::CallError> {
+    async fn beat_once(&self, api_server_away: &str) -> Result<(), crate::connect::CallError> {
         let environment = self.world.environments.get(None, &self.environment);
         let in_force = environment.and_then(|e| self.world.in_force(&e));
         let body = json!({
             "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
             "metadata": {
-                "name": "spoke", "namespace": self.namespace(),
+                "name": HEARTBEAT, "namespace": self.namespace(),
                 "annotations": {
                     "tidegate.io/policy-digest": in_force.as_ref().map(|f| f.policy.clone()).unwrap_or_default(),
                     "tidegate.io/policy-mode": in_force.as_ref().map(|f| f.mode.clone()).unwrap_or_default(),
+                    names::API_SERVER_AWAY: api_server_away,
                 }
             },
             "spec": {
                 "holderIdentity": format!("spoke/{}", self.environment),
                 "leaseDurationSeconds": 15,
-                // Microseconds: the API server refuses more digits and takes none less.
-                "renewTime": self.clock.now().strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string(),
+                "renewTime": micro(self.clock.now()),
             }
         });
         let api: Api<Lease> = Api::namespaced(self.hub.clone(), &self.namespace());
         let params = PatchParams::apply(names::FIELD_MANAGER).force();
-        bounded(api.patch("spoke", &params, &Patch::Apply(&body))).await.map(drop)
+        bounded(api.patch(HEARTBEAT, &params, &Patch::Apply(&body))).await.map(drop)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The mirror: pulls this environment's policy and intents from the hub, reports status up. Outbound only; it
 //! removes nothing because a source is empty, absent, older or away, and resets nothing that a person set here.
 
+pub mod away;
 pub mod down;
 pub mod kinds;
 pub mod link;
@@ -18,6 +19,7 @@ use tokio::sync::watch;
 
 use crate::clock::SharedClock;
 use crate::lease::Permit;
+use crate::reach::Reach;
 use crate::spoke::World;
 
 /// What the mirror's parts share.
@@ -29,6 +31,8 @@ pub struct Mirror {
     pub clock: SharedClock,
     pub permit: Permit,
     pub link: Arc<watch::Sender<Hub>>,
+    /// Whether this cluster's own API server answers.
+    pub reach: Reach,
     pub intents: up::Intents,
 }
 

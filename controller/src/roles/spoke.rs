@@ -14,7 +14,8 @@ use crate::clock::SharedClock;
 use crate::lease::Candidate;
 use crate::ledger::LogLedger;
 use crate::metrics::prometheus::PrometheusClient;
-use crate::mirror::{Mirror, up::Intents};
+use crate::mirror::{Mirror, away, up::Intents};
+use crate::reach::Reach;
 use crate::serve::Telemetry;
 use crate::spoke::report::{Metrics, Teller};
 use crate::spoke::{Spoke, World};
@@ -37,7 +38,7 @@ pub struct Args {
 
 /// Runs until SIGTERM.
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    let client = connect::client(args.common.kubeconfig.as_deref()).await?;
+    let (client, reach) = connect::reached(args.common.kubeconfig.as_deref()).await?;
     let hub = match &args.hub_kubeconfig {
         Some(path) => Some(connect::client(Some(path)).await?),
         None => None,
@@ -60,6 +61,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let office = Office {
         environment: args.environment,
         client,
+        reach,
         hub,
         clock: clock::wall(),
         metrics,
@@ -67,8 +69,11 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         telemetry,
         shutdown,
     };
+    let mut former = None;
     while !*office.shutdown.borrow() {
-        if let Some(reason) = office.tenure().await {
+        let (lost, identity) = office.tenure(former.take()).await;
+        former = Some(identity);
+        if let Some(reason) = lost {
             // Everything known was dropped with the tenure, as if the process had ended; the next one is another
             // candidate. An API server that is away for a while thus costs no restart from outside.
             tracing::warn!(reason, "leadership was lost: standing again");
@@ -83,6 +88,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 struct Office {
     environment: String,
     client: Client,
+    reach: Reach,
     hub: Option<Client>,
     clock: SharedClock,
     metrics: Metrics,
@@ -92,13 +98,17 @@ struct Office {
 }
 
 impl Office {
-    /// One leadership, from candidacy to its end, with memory of its own. Some: it was lost.
-    async fn tenure(&self) -> Option<&'static str> {
+    /// One leadership, from candidacy to its end, with memory of its own; and who it was. Some: it was lost.
+    async fn tenure(&self, former: Option<String>) -> (Option<&'static str>, String) {
         let mut candidate =
-            Candidate::new(self.client.clone(), names::SYSTEM_NAMESPACE, "tidegate-spoke", "spoke", self.clock.clone());
+            Candidate::new(self.client.clone(), names::SYSTEM_NAMESPACE, "tidegate-spoke", "spoke", self.clock.clone())
+                .succeeding(former.clone());
+        let identity = candidate.identity().to_owned();
         tokio::select! {
             () = candidate.acquire() => {}
-            () = stopped(self.shutdown.clone()) => return None,
+            // What the last tenure left at the hub is told on until somebody leads again.
+            () = self.tell_away(former.is_some()) => {}
+            () = stopped(self.shutdown.clone()) => return (None, identity),
         }
         tracing::info!(identity = candidate.identity(), environment = %self.environment, "leading");
         // Dropped with this tenure, and every task of it ends then.
@@ -133,7 +143,15 @@ impl Office {
         tasks.shutdown().await;
         // Last: until here nobody else may begin.
         candidate.release().await;
-        lost
+        (lost, identity)
+    }
+
+    /// Never resolves. One that has not led knows of no other to speak for.
+    async fn tell_away(&self, led: bool) {
+        match &self.hub {
+            Some(hub) if led => away::tell(hub.clone(), &self.environment, &self.reach, &self.clock).await,
+            _ => std::future::pending().await,
+        }
     }
 
     /// Caches, mirror and teller of one tenure, started.
@@ -154,6 +172,7 @@ impl Office {
                 clock: self.clock.clone(),
                 permit: candidate.permit(),
                 link: link.clone(),
+                reach: self.reach.clone(),
                 intents: intents.clone(),
             };
             mirror.tasks().into_iter().for_each(|task| drop(tasks.spawn(task)));

@@ -11,6 +11,7 @@ use kube::runtime::reflector::{Lookup, ObjectRef, Store, store::Writer};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
+use tidegate_webhook::patience::{Patience, unanswered};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -71,7 +72,7 @@ where
         let config = watcher::Config::default().timeout(WATCH_SECONDS);
         let (own, reader) = (cache.own.clone(), cache.store.clone());
         let keeper = async move {
-            let stream = watcher(api, config).default_backoff().modify(|object| {
+            let stream = watcher(api, config).backoff(Patience::default()).modify(|object| {
                 // By far the largest part of most objects, and nothing here reads it.
                 object.managed_fields_mut().clear();
             });
@@ -109,6 +110,9 @@ where
                             }
                             watcher::Event::Init | watcher::Event::InitApply(_) => {}
                         }
+                    }
+                    Err(error) if unanswered(&error) => {
+                        tracing::debug!(kind = std::any::type_name::<K>(), %error, "watch failed; trying again")
                     }
                     Err(error) => {
                         tracing::warn!(kind = std::any::type_name::<K>(), %error, "watch failed; trying again")

@@ -168,7 +168,7 @@ impl Spoke {
             Err(error) => {
                 self.teller.metrics.error(error.step());
                 let pause = *backoff;
-                if error.is_conflict() && *backoff < FIRST_BACKOFF * 4 {
+                if error.is_unanswered() || error.is_conflict() && *backoff < FIRST_BACKOFF * 4 {
                     tracing::debug!(namespace = %key.0, rollout = %key.1, %error, "looking again");
                 } else {
                     tracing::warn!(namespace = %key.0, rollout = %key.1, step = error.step(), %error, "pass failed");

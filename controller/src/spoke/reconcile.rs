@@ -22,6 +22,17 @@ reconcile_error! {
     Status(StatusError) = "status",
 }
 
+impl ReconcileError {
+    /// The API server did not answer, which its client tells for all.
+    pub fn is_unanswered(&self) -> bool {
+        match self {
+            ReconcileError::Apply(ApplyError::Call { source, .. }) => source.is_unanswered(),
+            ReconcileError::Status(StatusError::Call(source)) => source.is_unanswered(),
+            _ => false,
+        }
+    }
+}
+
 /// What a pass leaves to its task.
 #[derive(Debug)]
 pub struct Outcome {

@@ -51,6 +51,8 @@ pub const HUB_PAUSED: &str = "tidegate.io/hub-paused";
 pub const WITHDRAWN: &str = "tidegate.io/withdrawn";
 /// On an intent, mirrored: its pipeline is gone, so it goes back and our objects and our backendRef go with it.
 pub const RETIRE: &str = "tidegate.io/retire";
+/// On a spoke's heartbeat: what it says of its own API server while that does not answer; else empty.
+pub const API_SERVER_AWAY: &str = "tidegate.io/api-server-away";
 /// On an HPA: the `minReplicas` that a rollout holds it at.
 pub const HPA_RAISED: &str = "tidegate.io/raised-min-replicas";
 /// On a mirrored object whose source was loosened: when that was first seen, and the digest of what waits.

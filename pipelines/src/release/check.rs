@@ -92,7 +92,7 @@ fn ship(world: &World<'_>, plan: &Plan, name: &str, spec: &RolloutSpec, found: &
         refuse("its digest or revision is quarantined there".into());
     }
     match world.environments.get(environment) {
-        Some(place) if place.allowed.is_ok() && !place.deleting && place.spoke_ready => {}
+        Some(place) if place.allowed.is_ok() && !place.deleting && place.spoke.is_ok() => {}
         place => refuse(format!("the environment does not take it: {place:?}")),
     }
     if release.spec.abort || release.spec.undo || release.spec.paused || world.pipeline != PipelineState::Present {

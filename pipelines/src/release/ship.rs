@@ -27,6 +27,12 @@ impl<'a> Draft<'_, 'a> {
                 waits.push(format!("stage '{}' waits for an Approval that names it and attempt {attempt}", stage.name));
                 break;
             }
+            // What it shows of them is as old as their spoke's silence.
+            for leg in legs.iter().filter(|leg| leg.in_flight()) {
+                if let Some(Err(why)) = self.world.environments.get(&leg.environment).map(|place| &place.spoke) {
+                    waits.push(format!("{}: {why}", leg.environment));
+                }
+            }
             let mut under_way = legs.iter().filter(|leg| leg.in_flight()).count();
             for leg in legs.iter().filter(|leg| leg.ship.is_none()) {
                 match self.may_start(leg).and_then(|()| room(stage, under_way)) {
@@ -139,8 +145,8 @@ impl<'a> Draft<'_, 'a> {
         if let Some(other) = self.rollback_awaited() {
             return Err(("RollbackAwaited", format!("{other} is going back first")));
         }
-        if !place.spoke_ready {
-            return Err(("SpokeNotReady", "its spoke does not report".into()));
+        if let Err(why) = &place.spoke {
+            return Err(("SpokeNotReady", why.clone()));
         }
         Ok(())
     }

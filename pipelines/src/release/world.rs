@@ -39,8 +39,8 @@ pub enum PipelineState {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     pub deleting: bool,
-    /// Its spoke reports.
-    pub spoke_ready: bool,
+    /// Whether its spoke reports; what is known of it if not.
+    pub spoke: Result<(), String>,
     /// Whether its `allowedPipelines` let this pipeline act on its namespace; the reason if not.
     pub allowed: Result<(), String>,
 }

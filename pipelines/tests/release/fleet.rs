@@ -67,7 +67,7 @@ pub struct Fleet {
 impl Fleet {
     pub fn new(pipeline: PipelineSpec) -> Self {
         let names = pipeline.stages.iter().flat_map(|s| s.environments.clone());
-        let place = Place { deleting: false, spoke_ready: true, allowed: Ok(()) };
+        let place = Place { deleting: false, spoke: Ok(()), allowed: Ok(()) };
         Fleet {
             now: "2026-01-01T00:00:00Z".parse().unwrap(),
             environments: names.map(|n| (n, place.clone())).collect(),

@@ -378,7 +378,8 @@ fn an_environment_that_is_missing_leaving_or_silent_is_told_and_waited_for() {
     for (reason, change) in [
         (
             "SpokeNotReady",
-            (|f: &mut Fleet| f.environments.get_mut("prod-east").unwrap().spoke_ready = false) as fn(&mut Fleet),
+            (|f: &mut Fleet| f.environments.get_mut("prod-east").unwrap().spoke = Err("silent".into()))
+                as fn(&mut Fleet),
         ),
         ("EnvironmentDeleting", |f| f.environments.get_mut("prod-east").unwrap().deleting = true),
         ("EnvironmentMissing", |f| drop(f.environments.remove("prod-east"))),
@@ -393,6 +394,22 @@ fn an_environment_that_is_missing_leaving_or_silent_is_told_and_waited_for() {
         assert_eq!(fleet.phase(&name), ReleasePhase::Waiting, "{reason}");
         assert!(fleet.told(&name, "prod-east").starts_with(reason), "{}", fleet.told(&name, "prod-east"));
     }
+}
+
+#[test]
+fn a_spoke_that_falls_silent_in_mid_canary_is_told() {
+    let mut fleet = Fleet::new(pipeline());
+    let name = fleet.release('1');
+    fleet.settle().report("staging", RolloutPhase::Canary).settle();
+    let place = |fleet: &mut Fleet, spoke| fleet.environments.get_mut("staging").unwrap().spoke = spoke;
+    place(&mut fleet, Err("its API server has not answered since 10:00".into()));
+    fleet.settle();
+    assert_eq!(fleet.phase(&name), ReleasePhase::Shipping);
+    let message = fleet.message(&name);
+    assert!(message.contains("staging: its API server has not answered since 10:00"), "{message}");
+    place(&mut fleet, Ok(()));
+    fleet.settle();
+    assert!(!fleet.message(&name).contains("API server"), "{}", fleet.message(&name));
 }
 
 #[test]

@@ -53,7 +53,7 @@ fn event(fleet: &mut Fleet, random: &mut StdRng) {
         }
         6 => {
             if let Some(place) = fleet.environments.get_mut(environment) {
-                place.spoke_ready = !place.spoke_ready;
+                place.spoke = if place.spoke.is_ok() { Err("silent".into()) } else { Ok(()) };
             }
         }
         7 => {
