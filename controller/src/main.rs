@@ -32,14 +32,18 @@ async fn main() -> ExitCode {
     }
 }
 
-/// `RUST_LOG`, with a level for what it does not name. The client library's error for each single call is left out
-/// unless it is named there: what was called says what it makes of it, and an outage is told once (`reach`).
+/// What the client library says of each single call and each watch that ends: what was called says what it makes of
+/// it, and an outage is told once (`reach`).
+const ONE_BY_ONE: [&str; 3] =
+    ["kube_client::client::builder=off", "kube_client::client=error", "kube_runtime::watcher=error"];
+
+/// `RUST_LOG`, with a level for what it does not name.
 fn filter(level: LevelFilter) -> EnvFilter {
     let filter = EnvFilter::builder().with_default_directive(level.into()).from_env_lossy();
-    match "kube_client::client::builder=off".parse() {
-        Ok(silent) if !filter.to_string().contains("kube_client") => filter.add_directive(silent),
-        _ => filter,
+    if filter.to_string().contains("kube_") {
+        return filter;
     }
+    ONE_BY_ONE.iter().filter_map(|directive| directive.parse().ok()).fold(filter, EnvFilter::add_directive)
 }
 
 /// For people: the error and its causes on one line, without a log's frame.

@@ -14,6 +14,8 @@ pub struct Case {
     pub run: Run,
     /// Left to `make test FULL=1`: counted as ignored otherwise.
     pub slow: bool,
+    /// Needs more environments than `staging`.
+    pub wide: bool,
 }
 
 impl Case {
@@ -21,7 +23,12 @@ impl Case {
     where
         F: Future<Output = Result<()>> + 'static,
     {
-        Self { name, run: Box::new(|world| run(world).boxed_local()), slow: false }
+        Self { name, run: Box::new(|world| run(world).boxed_local()), slow: false, wide: false }
+    }
+
+    /// Run alone, it wants one environment beside `staging`; among the acts it has them anyway.
+    pub fn beside_another(self) -> Self {
+        Self { wide: true, ..self }
     }
 
     pub fn slow(self) -> Self {

@@ -38,9 +38,13 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<ExitCode> {
     let listed = |case: &Case| Trial::test(case.name, || Ok(())).with_ignored_flag(case.slow);
-    let wide =
-        cases().iter().any(|case| case.name.starts_with(acts::PREFIX) && !arguments.is_filtered_out(&listed(case)));
-    let wanted = cases().iter().any(|case| !arguments.is_filtered_out(&listed(case)));
+    let runs = |case: &Case| !arguments.is_filtered_out(&listed(case));
+    let wanted = cases().iter().any(runs);
+    let environments = if cases().iter().any(|case| case.name.starts_with(acts::PREFIX) && runs(case)) {
+        3
+    } else {
+        1 + usize::from(cases().iter().any(|case| case.wide && runs(case)))
+    };
     if arguments.list || !wanted {
         return Ok(libtest_mimic::run(arguments, cases().iter().map(listed).collect()).exit_code());
     }
@@ -51,7 +55,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     let runtime = tokio::runtime::Runtime::new().context("no runtime")?;
     let _inside = runtime.enter();
     netns::end_on_signal();
-    let world = Arc::new(World::new(parts, tidegate, wide));
+    let world = Arc::new(World::new(parts, tidegate, environments));
     let trials = cases()
         .into_iter()
         .map(|case| {

@@ -1,6 +1,8 @@
-//! What must hold while parts are away, and what must move nothing. All on the stage's `staging`, with pipelines through
-//! that environment alone; each case sets the pipeline as it needs it and waits for the end of what it began.
+//! What must hold while parts are away, and what must move nothing. All on the stage's `staging`, with a pipeline through
+//! that environment alone or, to see others go on, through one more beside it; each case sets the pipeline as it needs it
+//! and waits for the end of what it began.
 
+mod autoscaler;
 mod deleted;
 mod doors;
 mod events;
@@ -9,6 +11,7 @@ mod hands;
 mod keys;
 mod outage;
 mod refused;
+mod takeover;
 
 use crate::case::Case;
 
@@ -30,11 +33,13 @@ pub fn cases() -> Vec<Case> {
         ),
         Case::new("must_hold::deleting_a_pipeline_at_rest_takes_our_leftovers_away", deleted::nothing_under_way).slow(),
         Case::new("must_hold::a_retry_ships_by_the_mended_pipeline", refused::retry_of_a_mended_pipeline).slow(),
-        Case::new("must_hold::registry_away", outage::registry).slow(),
-        Case::new("must_hold::hub_away", outage::hub).slow(),
-        Case::new("must_hold::environment_api_away", outage::environment_api).slow(),
-        Case::new("must_hold::gateway_away", outage::gateway).slow(),
-        Case::new("must_hold::prometheus_away", outage::prometheus).slow(),
+        Case::new("must_hold::registry_away", outage::registry).beside_another().slow(),
+        Case::new("must_hold::hub_away", outage::hub).beside_another().slow(),
+        Case::new("must_hold::environment_api_away", outage::environment_api).beside_another().slow(),
+        Case::new("must_hold::gateway_away", outage::gateway).beside_another().slow(),
+        Case::new("must_hold::prometheus_away", outage::prometheus).beside_another().slow(),
+        Case::new("must_hold::a_second_spoke_takes_over_and_the_first_ones_late_write_is_refused", takeover::takeover),
+        Case::new("must_hold::an_autoscaler_is_held_and_given_back", autoscaler::held_and_given_back).slow(),
         Case::new("must_hold::finished_objects_cause_no_writes", refused::idle),
     ]
 }

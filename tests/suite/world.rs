@@ -19,12 +19,15 @@ pub const NOVICE: &str = "nora";
 /// Bound to `tidegate-approver`.
 pub const APPROVER: &str = "ava";
 
+/// The acts need all of them; a case that wants to see others go on, two.
+const ENVIRONMENTS: [&str; 3] = ["staging", "prod-east", "prod-west"];
+
 pub struct World {
     pub parts: Parts,
     /// The program under test.
     pub tidegate: PathBuf,
-    /// Whether the stage has three environments, as the acts need it, or `staging` alone.
-    wide: bool,
+    /// How many of [`ENVIRONMENTS`] the stage has.
+    environments: usize,
     hub_only: Mutex<Option<Arc<HubOnly>>>,
     /// A stage that could not start is not tried again: its remains hold the addresses.
     stage: OnceCell<Result<Arc<Stage>, String>>,
@@ -38,8 +41,8 @@ pub struct HubOnly {
 }
 
 impl World {
-    pub fn new(parts: Parts, tidegate: PathBuf, wide: bool) -> Self {
-        Self { parts, tidegate, wide, hub_only: Mutex::default(), stage: OnceCell::new() }
+    pub fn new(parts: Parts, tidegate: PathBuf, environments: usize) -> Self {
+        Self { parts, tidegate, environments, hub_only: Mutex::default(), stage: OnceCell::new() }
     }
 
     /// For what an API server alone can show.
@@ -69,8 +72,7 @@ impl World {
                 hub.fleet.stop(&name).await?;
             }
         }
-        let environments: &[&str] = if self.wide { &["staging", "prod-east", "prod-west"] } else { &["staging"] };
-        let shipping = Shipping::through(environments);
+        let shipping = Shipping::through(&ENVIRONMENTS[..self.environments.min(ENVIRONMENTS.len())]);
         let mut stage =
             Stage::start(&run_dir("stage"), self.parts.clone(), &shipping, &|line| eprintln!("  {line}")).await?;
         stage.start_load()?;

@@ -14,6 +14,7 @@ use kube::api::{Api, Patch, PatchParams};
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
 use tidegate_pipelines::api::{self, BuildEvent, Quarantine, Release, Rollout, names};
+use tokio::sync::watch;
 
 use crate::parts::Parts;
 use crate::rig::{Environment, Fleet, FleetConfig, Load, apply};
@@ -41,6 +42,8 @@ pub struct Stage {
     pub loads: BTreeMap<String, Load>,
     /// What runs everywhere when the curtain rises.
     pub first: Published,
+    /// Has the spotlight whatever is rolling, while a case says so.
+    pub pinned: watch::Sender<Option<String>>,
 }
 
 impl Stage {
@@ -91,7 +94,8 @@ impl Stage {
         apply::yaml(hub, &manifests::pipeline(registry, shipping)).await?;
         let ca = std::fs::read_to_string(&fleet.ca_pem)?;
         let events = Events::to(&format!("https://{}:{DOORS_PORT}", fleet.hub.address), Some(&ca))?;
-        let stage = Self { fleet, supply, roles, events, loads: BTreeMap::new(), first };
+        let pinned = watch::Sender::new(None);
+        let stage = Self { fleet, supply, roles, events, loads: BTreeMap::new(), first, pinned };
         for environment in &stage.fleet.environments {
             stage.serves(environment, Duration::from_secs(60)).await?;
         }
@@ -118,8 +122,10 @@ impl Stage {
 
     /// Much load where a rollout is, little elsewhere.
     pub fn spotlight(&self, environment: Option<&str>) {
+        let pinned = self.pinned.borrow().clone();
+        let lit = pinned.as_deref().or(environment);
         for (name, load) in &self.loads {
-            load.set_rate(if Some(name.as_str()) == environment { ROLLING_RATE } else { QUIET_RATE });
+            load.set_rate(if Some(name.as_str()) == lit { ROLLING_RATE } else { QUIET_RATE });
         }
     }
 

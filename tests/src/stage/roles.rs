@@ -120,6 +120,26 @@ impl Roles {
         self.up(fleet, cluster, spec, 9445).await
     }
 
+    /// A second replica of the spoke: it stands by, and is ready only once it leads. Says its name among the processes.
+    pub async fn start_second_spoke(&self, fleet: &Fleet, cluster: &Cluster) -> Result<String> {
+        let hub = fleet.hub.kubeconfig_for(&format!("tidegate-spoke-{}", cluster.name))?;
+        let mut spec = self
+            .spec(cluster, "spoke", "tidegate-spoke", 9446)?
+            .args([format!("--environment={}", cluster.name), format!("--hub-kubeconfig={}", hub.display())]);
+        spec.name = cluster.part("second");
+        let name = spec.name.clone();
+        fleet.processes.start(spec).await?;
+        let url = format!("http://{}:9446/healthz", cluster.address);
+        fleet.processes.await_ready(&name, LIMIT, || answers(url.clone())).await?;
+        Ok(name)
+    }
+
+    /// Waits until the first spoke of an environment leads and has seen its cluster.
+    pub async fn spoke_ready(&self, fleet: &Fleet, cluster: &Cluster) -> Result<()> {
+        let url = format!("http://{}:9445/readyz", cluster.address);
+        fleet.processes.await_ready(&cluster.part("spoke"), LIMIT, || answers(url.clone())).await
+    }
+
     /// Waits until every guard says that it can answer.
     pub async fn guards_ready(&self, fleet: &Fleet) -> Result<()> {
         for environment in &fleet.environments {

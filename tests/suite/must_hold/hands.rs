@@ -8,6 +8,7 @@ use kube::ResourceExt;
 use kube::api::{Api, Patch, PatchParams};
 use serde_json::{Value, json};
 use tidegate_pipelines::api::{BuildEvent, Release, Rollout, RolloutPhase};
+use tidegate_pipelines::judge::JudgeState;
 use tidegate_tests::acts::{progress, released, rollout_where};
 use tidegate_tests::stage::{DELIBERATE, Stage, name_of, spec, wait};
 use tidegate_tests::supply::behavior::Behavior;
@@ -15,41 +16,72 @@ use tidegate_tests::supply::release::Published;
 use tokio::time::{Instant, sleep};
 
 pub const STAGING: &str = "staging";
+/// Where things go on while a part of `staging`'s, or the hub's, is away.
+pub const OTHER: &str = "prod-east";
 
 /// One stage, one environment, nobody asked; the strategy's deadlines as the fleet has them.
 pub async fn only_staging(stage: &Stage, approval: bool) -> Result<()> {
-    let stages = json!([{"name": STAGING, "environments": [STAGING], "soak": "0s", "requireApproval": approval}]);
+    one_stage(stage, &[STAGING], approval).await
+}
+
+async fn one_stage(stage: &Stage, environments: &[&str], approval: bool) -> Result<()> {
+    let stages = json!([{"name": STAGING, "environments": environments, "soak": "0s", "requireApproval": approval}]);
     stage.change_pipeline(json!({"stages": stages, "rollback": "environment"})).await?;
     at_rest(stage).await
 }
 
-/// Nothing is under way in `staging`.
+/// Nothing is under way in any environment.
 pub async fn at_rest(stage: &Stage) -> Result<()> {
-    wait::until_ok(Duration::from_secs(240), "staging is at rest", || async {
-        match rollouts(stage).await {
-            Ok(all) => match all.into_iter().find(|rollout| !phase(rollout).is_some_and(RolloutPhase::is_terminal)) {
-                Some(moving) => Err(format!("{} is {:?}", moving.name_any(), phase(&moving))),
-                None => Ok(()),
-            },
-            Err(error) => Err(format!("{error:#}")),
-        }
-    })
-    .await
+    for environment in &stage.fleet.environments {
+        let name = environment.name();
+        wait::until_ok(Duration::from_secs(240), &format!("{name} is at rest"), || async {
+            match rollouts_in(stage, name).await {
+                Ok(all) => match all.into_iter().find(|rollout| !phase(rollout).is_some_and(RolloutPhase::is_terminal))
+                {
+                    Some(moving) => Err(format!("{} is {:?}", moving.name_any(), phase(&moving))),
+                    None => Ok(()),
+                },
+                Err(error) => Err(format!("{error:#}")),
+            }
+        })
+        .await?;
+    }
+    Ok(())
 }
 
 /// A good version on its way; returns when its canary has weight 25 and is judged there.
 pub async fn to_mid_canary(stage: &Stage, version: &str) -> Result<Published> {
     only_staging(stage, false).await?;
-    let published = publish_good(stage, version).await?;
-    stage.cloud_build_event(&published).await?;
-    released(stage, &published.digest).await?;
-    let limit = Duration::from_secs(150);
-    rollout_where(stage, STAGING, &published.digest, "weight 25", limit, |rollout| {
+    ship_to_mid_canary(stage, version).await
+}
+
+/// The same in `staging`, while the version is on its way in [`OTHER`] too: requests of its canary were served there.
+pub async fn to_mid_canary_beside_another(stage: &Stage, version: &str) -> Result<Published> {
+    one_stage(stage, &[STAGING, OTHER], false).await?;
+    let published = ship_to_mid_canary(stage, version).await?;
+    rollout_where(stage, OTHER, &published.digest, "a canary", Duration::from_secs(60), |rollout| {
         phase(rollout) == Some(RolloutPhase::Canary)
-            && rollout.status.as_ref().is_some_and(|status| status.weight == 25 && status.step_since.is_some())
     })
     .await?;
     Ok(published)
+}
+
+async fn ship_to_mid_canary(stage: &Stage, version: &str) -> Result<Published> {
+    let published = publish_good(stage, version).await?;
+    stage.cloud_build_event(&published).await?;
+    released(stage, &published.digest).await?;
+    at_weight(stage, &published.digest, 25).await?;
+    Ok(published)
+}
+
+/// Waits until the canary in `staging` has this weight and the data plane follows.
+pub async fn at_weight(stage: &Stage, digest: &str, weight: u8) -> Result<Rollout> {
+    let limit = Duration::from_secs(150);
+    rollout_where(stage, STAGING, digest, format!("weight {weight}"), limit, |rollout| {
+        phase(rollout) == Some(RolloutPhase::Canary)
+            && rollout.status.as_ref().is_some_and(|status| status.weight == weight && status.step_since.is_some())
+    })
+    .await
 }
 
 pub async fn publish_good(stage: &Stage, version: &str) -> Result<Published> {
@@ -62,30 +94,38 @@ pub fn phase(rollout: &Rollout) -> Option<RolloutPhase> {
 
 /// All rollouts that `staging` knows.
 pub async fn rollouts(stage: &Stage) -> Result<Vec<Rollout>> {
-    let api: Api<Rollout> = Api::all(stage.environment(STAGING)?.cluster.admin.clone());
+    rollouts_in(stage, STAGING).await
+}
+
+async fn rollouts_in(stage: &Stage, environment: &str) -> Result<Vec<Rollout>> {
+    let api: Api<Rollout> = Api::all(stage.environment(environment)?.cluster.admin.clone());
     Ok(api.list(&Default::default()).await?.items)
 }
 
-/// One look at `staging`.
+/// One look at an environment.
 #[derive(Debug, Clone)]
 pub struct Sight {
     pub at: Duration,
     pub weight: u64,
     pub phase: Option<RolloutPhase>,
     pub message: String,
+    /// What its spoke has decided so far, and up to when it has read samples.
+    pub decisions: usize,
+    pub evidence: Option<JudgeState>,
 }
 
 /// Looks four times a second; looks that fail (the API server is away) are left out.
-pub async fn watch(stage: &Stage, digest: &str, time: Duration) -> Vec<Sight> {
+pub async fn watch(stage: &Stage, environment: &str, digest: &str, time: Duration) -> Vec<Sight> {
     let started = Instant::now();
     let mut seen: Vec<Sight> = Vec::new();
     while started.elapsed() < time {
         if let (Ok(weight), Some(rollout)) =
-            (stage.canary_weight(STAGING).await, stage.rollout_in(STAGING, digest).await)
+            (stage.canary_weight(environment).await, stage.rollout_in(environment, digest).await)
         {
             let status = rollout.status.unwrap_or_default();
             let message = status.message.unwrap_or_default();
-            seen.push(Sight { at: started.elapsed(), weight, phase: status.phase, message });
+            let (decisions, evidence) = (status.history.len(), status.judge);
+            seen.push(Sight { at: started.elapsed(), weight, phase: status.phase, message, decisions, evidence });
         }
         sleep(Duration::from_millis(250)).await;
     }
@@ -100,6 +140,14 @@ pub fn never_rises(seen: &[Sight], grace: Duration) -> Result<()> {
         ensure!(pair[1].weight <= pair[0].weight, "the weight rose without evidence: {:?} then {:?}", pair[0], pair[1]);
     }
     Ok(())
+}
+
+/// The spoke there goes on: it decided, or at least judged fresh samples. Says how far it came.
+pub fn goes_on(seen: &[Sight]) -> Result<String> {
+    let (Some(first), Some(last)) = (seen.first(), seen.last()) else { bail!("never saw {OTHER}") };
+    let moved = last.decisions > first.decisions || last.evidence != first.evidence;
+    ensure!(moved, "{OTHER} stood still as well: {first:?} then {last:?}");
+    Ok(format!("{:?} {} -> {:?} {}", first.phase, first.weight, last.phase, last.weight))
 }
 
 /// One of `words` stands in a status message.

@@ -138,7 +138,7 @@ async fn refused(stage: &Stage, version: &str, words: &[&str]) -> Result<()> {
     released(stage, &published.digest).await?;
     rollout_where(stage, STAGING, &published.digest, "begun", Duration::from_secs(30), |_| true).await?;
     let (seen, ended) = tokio::join!(
-        watch(stage, &published.digest, Duration::from_secs(25)),
+        watch(stage, STAGING, &published.digest, Duration::from_secs(25)),
         ends_as(stage, &published.digest, RolloutPhase::Failed, Duration::from_secs(90)),
     );
     let rollout = ended?;
