@@ -70,6 +70,9 @@ async fn from_file(path: &Path) -> Result<Config, ConnectError> {
 pub enum CallError {
     #[error("no answer within {} s", CALL_DEADLINE.as_secs())]
     Deadline,
+    /// A writer's own refusal: another process may lead by now.
+    #[error("not sent: this process no longer leads")]
+    Deposed,
     #[error("{}", answer(.0))]
     Kube(#[from] kube::Error),
 }

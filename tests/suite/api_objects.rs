@@ -60,6 +60,9 @@ pub fn cases() -> Vec<Case> {
         Case::new("api::a_quarantine_is_lifted_by_right_only", async |world| {
             people::a_quarantine_is_lifted_by_right_only(&ready(&world).await?.fleet).await
         }),
+        Case::new("api::a_new_breach_takes_a_lifted_quarantine_back", async |world| {
+            people::a_new_breach_takes_a_lifted_quarantine_back(&ready(&world).await?.fleet).await
+        }),
         Case::new("api::a_deposed_spoke_cannot_raise_a_weight", async |world| {
             people::a_deposed_spoke_cannot_raise_a_weight(&ready(&world).await?.fleet).await
         }),

@@ -1,5 +1,6 @@
 //! Step 4: the writes that a plan names, one call each, bounded. Makes no choices; a repeat of a
-//! write that arrived already is no error.
+//! write that arrived already is no error. Asks before every write whether this process still leads: a reconcile may
+//! have waited for a registry meanwhile.
 
 use std::sync::Arc;
 
@@ -27,6 +28,11 @@ impl ApplyError {
     pub fn is_conflict(&self) -> bool {
         self.source.is_conflict()
     }
+}
+
+/// Right before a write; verification, another call or a pause of the whole process may have used the lease up.
+pub fn leading(hub: &Hub, what: &str) -> Result<(), ApplyError> {
+    if hub.permit.held() { Ok(()) } else { Err(failed("write", what)(CallError::Deposed)) }
 }
 
 fn failed(verb: &'static str, what: &str) -> impl FnOnce(CallError) -> ApplyError {
@@ -67,6 +73,7 @@ pub async fn event(
 ) -> Result<(), ApplyError> {
     let mark = event.name_any();
     for action in &outcome.actions {
+        leading(hub, &mark)?;
         match action {
             ReleaseAction::Known(_) => {}
             ReleaseAction::Create { namespace, name, spec } => {
@@ -108,19 +115,25 @@ pub async fn event(
     Ok(())
 }
 
+/// All of them, whichever fails: an environment that refuses a write keeps no other from its rollback. The first
+/// error is told, and the status is not written over it, so the next look plans what is missing.
 pub async fn release(hub: &Hub, release: &Release, writes: &[Write]) -> Result<(), ApplyError> {
+    let mut outcome = Ok(());
     for write in writes {
-        match write {
-            Write::Snapshot { spec } => snapshot(hub, release, spec).await?,
-            write => one(hub, write).await?,
-        }
+        leading(hub, &release.name_any())?;
+        let written = match write {
+            Write::Snapshot { spec } => snapshot(hub, release, spec).await,
+            write => one(hub, write).await,
+        };
+        outcome = outcome.and(written);
     }
-    Ok(())
+    outcome
 }
 
 /// What clears up after a deleted pipeline.
 pub async fn intents(hub: &Hub, writes: &[Write]) -> Result<(), ApplyError> {
     for write in writes {
+        leading(hub, "intents")?;
         one(hub, write).await?;
     }
     Ok(())
@@ -206,6 +219,7 @@ async fn one(hub: &Hub, write: &Write) -> Result<(), ApplyError> {
 pub async fn abort_all(hub: &Hub, environment: &str, rollouts: &[String]) -> Result<(), ApplyError> {
     let api: Api<Rollout> = Api::namespaced(hub.client.clone(), &names::environment_namespace(environment));
     for name in rollouts {
+        leading(hub, name)?;
         merge(&api, name, json!({"spec": {"abort": true}})).await?;
     }
     Ok(())

@@ -3,6 +3,8 @@
 //! `tidegate-pipelines`. Holds no credential of any environment.
 
 pub mod apply;
+#[cfg(test)]
+mod apply_tests;
 pub mod environment;
 pub mod event;
 pub mod heartbeat;

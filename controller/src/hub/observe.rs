@@ -222,8 +222,10 @@ fn needs_findings(release: &Release, rollouts: &[Arc<Rollout>]) -> bool {
     let over = |r: &Rollout| r.status.as_ref().and_then(|s| s.phase).is_some_and(|p| p.is_terminal());
     let in_flight = rollouts.iter().any(|r| r.spec.release == name && !over(r));
     let stopping = release.spec.abort || release.spec.undo;
+    // Another attempt was asked for in mid-flight: what is under way comes to its end first.
+    let earlier = release.status.as_ref().is_some_and(|s| s.attempt < release.spec.attempt);
     match phase {
-        ReleasePhase::Verifying | ReleasePhase::Downgrade => !stopping,
+        ReleasePhase::Verifying | ReleasePhase::Downgrade => !stopping && !(earlier && in_flight),
         ReleasePhase::Shipping | ReleasePhase::Waiting => !stopping && !in_flight,
         _ => false,
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kube::Api;
+use kube::{Api, ResourceExt};
 use tidegate_pipelines::api::Release;
 use tidegate_pipelines::release::{Plan, Write};
 
@@ -43,6 +43,7 @@ async fn first_look(hub: &Hub, release: &Release) -> bool {
 async fn carry_out(hub: &Hub, observed: &ObservedRelease, plan: &Plan) -> Result<Option<Duration>, ReconcileError> {
     apply::release(hub, &observed.release, &plan.writes).await?;
     let namespace = observed.release.metadata.namespace.clone().unwrap_or_default();
+    apply::leading(hub, &observed.release.name_any())?;
     let api: Api<Release> = Api::namespaced(hub.client.clone(), &namespace);
     let before = observed.release.status.as_ref();
     let changed = status::write(&api, &observed.release, before, &plan.status, |r, s| r.status = Some(s)).await?;

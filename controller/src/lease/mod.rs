@@ -33,6 +33,12 @@ impl Permit {
         Permit { renewed, terms: Terms { renew_deadline: Duration::MAX, ..Terms::default() } }
     }
 
+    /// A permit whose lease ran out.
+    #[cfg(test)]
+    pub fn lost() -> Self {
+        Permit { renewed: watch::channel(None).1, terms: Terms::default() }
+    }
+
     /// True while no other process can have taken over.
     pub fn held(&self) -> bool {
         let renewed = *self.renewed.borrow();

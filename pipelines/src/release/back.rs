@@ -4,10 +4,27 @@
 use kube::ResourceExt;
 
 use super::draft::{Draft, Leg, breach_of, is_over, phase_of};
-use super::plan::Write;
+use super::plan::{Write, superseding};
 use super::retire::retirable;
 use super::rollback_name;
-use crate::api::{ReleasePhase, Rollout, RolloutPhase, RolloutReason};
+use crate::api::{Release, ReleaseImage, ReleasePhase, Rollout, RolloutPhase, RolloutReason};
+
+/// What ran in `ship`'s environment before its release came. An attempt that found its digests running there names
+/// none: the newest earlier one that was promoted does.
+pub(super) fn target_of(rollouts: &[&Rollout], ship: &Rollout) -> Option<Vec<ReleaseImage>> {
+    if ship.status.as_ref().is_some_and(|s| s.first_release) {
+        return None;
+    }
+    let (spec, promoted) = (&ship.spec, Some(RolloutPhase::Promoted));
+    let before = |r: &&&Rollout| {
+        let of = &r.spec;
+        (&of.environment, &of.release, of.reason) == (&spec.environment, &spec.release, RolloutReason::Ship)
+            && of.attempt <= spec.attempt
+            && phase_of(r) == promoted
+    };
+    let known = rollouts.iter().filter(before).filter_map(|r| Some((r.spec.attempt, &r.status.as_ref()?.target)));
+    known.filter(|(_, target)| !target.is_empty()).max_by_key(|(attempt, _)| *attempt).map(|(_, target)| target.clone())
+}
 
 impl<'a> Draft<'_, 'a> {
     /// The first environment that reported a breach of this attempt.
@@ -29,17 +46,16 @@ impl<'a> Draft<'_, 'a> {
     pub fn go_back(&mut self) {
         let Some(where_) = self.breached() else { return };
         let mut blocked = Vec::new();
-        if self.everywhere() {
-            for leg in self.legs.clone() {
-                if leg.ship.is_some_and(breach_of) {
-                    continue;
-                }
-                self.abort(&leg);
-                if leg.promoted() {
-                    blocked.extend(self.take_back(&leg));
-                }
+        let unwanted = self.everywhere() || self.world.release.spec.abort || self.overdue();
+        for leg in self.legs.clone().iter().filter(|leg| !leg.ship.is_some_and(breach_of)) {
+            if unwanted {
+                self.abort(leg);
+            }
+            if self.everywhere() && leg.promoted() {
+                blocked.extend(self.take_back(leg));
             }
         }
+        self.resolve_blocked();
         let told = self.legs.iter().find_map(|leg| leg.ship.filter(|s| breach_of(s)));
         let why = told
             .and_then(|ship| ship.status.as_ref()?.breach.as_ref())
@@ -72,6 +88,7 @@ impl<'a> Draft<'_, 'a> {
         for leg in self.legs.clone() {
             self.abort(&leg);
         }
+        self.resolve_blocked();
         self.set(if self.moving() { ReleasePhase::RollingBack } else { ReleasePhase::Withdrawn }, why);
     }
 
@@ -86,7 +103,11 @@ impl<'a> Draft<'_, 'a> {
                 message.push_str("; ");
                 message.push_str(&line);
             }
+            if leg.ship.is_none() && self.progress(&leg.environment).is_some_and(|p| p.promoted_at.is_some()) {
+                message.push_str(&format!("; {} stays: its rollout is not kept any more", leg.environment));
+            }
         }
+        self.resolve_blocked();
         self.set(if self.moving() { ReleasePhase::RollingBack } else { ReleasePhase::Withdrawn }, message);
     }
 
@@ -145,22 +166,46 @@ impl<'a> Draft<'_, 'a> {
         self.writes.push(Write::Abort { environment, name });
     }
 
+    /// A rollback that is blocked goes on by itself or is resolved by a person: by something newer that takes over
+    /// there, or by an abort of the way back. Nothing but its own environment waits for it.
+    fn resolve_blocked(&mut self) {
+        let newer = superseding(self.world);
+        let ships_to = |release: &Release, environment: &str| {
+            release.spec.snapshot.stages.iter().flat_map(|s| &s.environments).any(|e| e == environment)
+        };
+        for leg in self.legs.clone() {
+            let of_leg = [leg.ship, leg.back].into_iter().flatten();
+            for rollout in of_leg.filter(|r| phase_of(r) == Some(RolloutPhase::RollbackBlocked)) {
+                let (environment, name) = (leg.environment.clone(), rollout.name_any());
+                let newer = newer.filter(|n| ships_to(n, &environment)).map(|n| n.name_any());
+                if let Some(by) = newer.filter(|_| rollout.spec.superseded_by.is_none()) {
+                    self.note("Superseded", Some(&environment), format!("{name} is blocked and gives way to {by}"));
+                    self.writes.push(Write::Supersede { environment, name, by });
+                } else if (self.world.release.spec.abort || self.overdue())
+                    && rollout.spec.reason == RolloutReason::Rollback
+                    && !rollout.spec.abort
+                {
+                    self.note("RolloutAborted", Some(&environment), format!("{name} is blocked and called off"));
+                    self.writes.push(Write::Abort { environment, name });
+                }
+            }
+        }
+    }
+
     /// Starts the Rollback path in an environment that had passed; what holds it up otherwise.
     fn take_back(&mut self, leg: &Leg<'a>) -> Option<String> {
-        let ship = leg.ship?;
         let environment = leg.environment.as_str();
         if let Some(newer) = self.overtaken(environment) {
             return Some(format!("{environment} stays: {newer} has taken over there"));
         }
-        let target = ship.status.as_ref().map(|s| s.target.clone()).unwrap_or_default();
-        if target.is_empty() {
+        let Some(target) = target_of(&self.world.rollouts, leg.ship?) else {
             let line = format!("{environment}: NoRollbackTarget, nothing ran there before");
             if let Some(progress) = self.progress(environment) {
                 progress.message = Some(line.clone());
             }
             return Some(line);
-        }
-        let name = rollback_name(self.name(), self.world.release.spec.attempt);
+        };
+        let name = rollback_name(self.name(), self.attempt);
         let spec = self.intent(environment, RolloutReason::Rollback, Some(target));
         self.note("RollbackStarted", Some(environment), format!("{name} takes {environment} back"));
         if let Some(progress) = self.progress(environment) {

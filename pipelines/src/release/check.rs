@@ -7,7 +7,10 @@ use super::order::{admitted_at, built_at, phase};
 use super::plan::{Plan, Write};
 use super::world::{PipelineState, World};
 use super::{DOWNGRADE_STAGE, Version, quarantined, rollout_name};
-use crate::api::{ReleasePhase, Rollout, RolloutPhase, RolloutReason, RolloutSpec, VerdictDecision};
+use crate::api::{
+    ReleaseImage, ReleasePhase, RollbackScope, Rollout, RolloutPhase, RolloutReason, RolloutSpec, RolloutStatus,
+    VerdictDecision,
+};
 
 fn ended(rollout: &Rollout) -> Option<RolloutPhase> {
     rollout.status.as_ref()?.phase.filter(|p| p.is_terminal())
@@ -29,13 +32,8 @@ pub fn violations(world: &World<'_>, plan: &Plan) -> Vec<String> {
                 }
             }
             Write::Quarantine { name, .. } => {
-                let breached = |r: &Rollout| {
-                    r.spec.release == world.release.name_any()
-                        && r.status
-                            .as_ref()
-                            .is_some_and(|s| s.breach.is_some() || s.phase == Some(RolloutPhase::RolledBack))
-                };
-                if !world.rollouts.iter().any(|r| breached(r)) {
+                let mine = |r: &&&Rollout| r.spec.release == world.release.name_any();
+                if !world.rollouts.iter().filter(mine).any(|r| breached(r)) {
                     found.push(format!("{name} is quarantined without a breach"));
                 }
             }
@@ -56,7 +54,9 @@ pub fn violations(world: &World<'_>, plan: &Plan) -> Vec<String> {
         }
     }
     let before = phase(world.release);
-    if before.is_some_and(ReleasePhase::is_terminal) && !world.release.spec.undo && !plan.writes.is_empty() {
+    let late = |w: &Write| matches!(w, Write::Abort { .. }) && before != Some(ReleasePhase::Promoted);
+    let after_the_end = plan.writes.iter().any(|w| !late(w));
+    if before.is_some_and(ReleasePhase::is_terminal) && !world.release.spec.undo && after_the_end {
         found.push(format!("writes after the end ({before:?})"));
     }
     let mut places: Vec<(&String, &String)> = plan
@@ -150,13 +150,86 @@ fn ship(world: &World<'_>, plan: &Plan, name: &str, spec: &RolloutSpec, found: &
 }
 
 fn rollback(world: &World<'_>, name: &str, spec: &RolloutSpec, found: &mut Vec<String>) {
-    let mine = rollout_name(&world.release.name_any(), world.release.spec.attempt);
+    let mine = rollout_name(&world.release.name_any(), spec.attempt);
     let shipped = world.rollouts.iter().find(|r| r.spec.environment == spec.environment && r.name_any() == mine);
-    let target = shipped.and_then(|r| r.status.as_ref()).map(|s| s.target.clone()).unwrap_or_default();
     if shipped.and_then(|r| ended(r)) != Some(RolloutPhase::Promoted) {
         found.push(format!("{name} goes back where nothing had passed"));
     }
-    if target.is_empty() || target != spec.images {
+    if ran_before(world, shipped.copied()).is_none_or(|images| images != spec.images) {
         found.push(format!("{name} goes back to something that did not run there"));
     }
+}
+
+/// What ran where `ship` passed before its release came, as the newest attempt tells that knows of anything.
+fn ran_before<'a>(world: &World<'a>, ship: Option<&'a Rollout>) -> Option<&'a [ReleaseImage]> {
+    let ship = ship.filter(|ship| ship.status.as_ref().is_some_and(|s| !s.first_release))?;
+    let mut attempts: Vec<&Rollout> = world.rollouts.clone();
+    attempts.retain(|r| {
+        r.spec.environment == ship.spec.environment
+            && r.spec.release == ship.spec.release
+            && r.spec.reason == RolloutReason::Ship
+            && r.spec.attempt <= ship.spec.attempt
+            && ended(r) == Some(RolloutPhase::Promoted)
+    });
+    attempts.sort_by_key(|r| std::cmp::Reverse(r.spec.attempt));
+    attempts.into_iter().filter_map(|r| r.status.as_ref()).map(|s| s.target.as_slice()).find(|t| !t.is_empty())
+}
+
+/// What a first release tells of itself is no breach: there was nothing to compare it with.
+fn breached(rollout: &Rollout) -> bool {
+    let told = |s: &RolloutStatus| s.breach.is_some() || s.phase == Some(RolloutPhase::RolledBack);
+    rollout.spec.reason == RolloutReason::Ship
+        && rollout.status.as_ref().is_some_and(|s| !s.first_release && s.phase != Some(RolloutPhase::Failed) && told(s))
+}
+
+/// What is left undone once every plan has come to rest with nothing hidden from view; empty if all is well.
+pub fn unanswered(world: &World<'_>) -> Vec<String> {
+    let mut found = Vec::new();
+    let Some(status) = world.release.status.as_ref() else { return found };
+    let name = world.release.name_any();
+    let mine: Vec<&Rollout> = world.rollouts.iter().copied().filter(|r| r.spec.release == name).collect();
+    let shipped = || mine.iter().copied().filter(|r| r.spec.reason == RolloutReason::Ship);
+    let over = status.phase.is_some_and(ReleasePhase::is_terminal);
+    let lives =
+        |r: &Rollout| (r.spec.attempt == status.attempt && !over) || status.phase == Some(ReleasePhase::Promoted);
+    for rollout in shipped().filter(|r| ended(r).is_none() && !lives(r)) {
+        if !rollout.spec.abort && rollout.spec.superseded_by.is_none() {
+            found.push(format!("{} is in flight although its attempt has ended", rollout.name_any()));
+        }
+    }
+    for ship in shipped().filter(|r| breached(r)) {
+        let (environment, place) = (&ship.spec.environment, ship.name_any());
+        let held = world.quarantines.iter().any(|q| {
+            let here = q.spec.environments.is_empty() || q.spec.environments.contains(environment);
+            // Lifted afterwards is an answer as well, a person's.
+            let answered = here || q.spec.lifted.is_some() || ship.spec.attempt < status.attempt;
+            answered && ship.spec.images.iter().any(|i| q.spec.digests.contains(&i.digest))
+        });
+        if !held {
+            found.push(format!("the breach of {place} in {environment} quarantined nothing"));
+        }
+        if ship.spec.attempt != status.attempt || world.release.spec.snapshot.rollback != RollbackScope::Release {
+            continue;
+        }
+        for passed in shipped().filter(|r| r.spec.attempt == ship.spec.attempt) {
+            let elsewhere = &passed.spec.environment;
+            let back = mine.iter().any(|r| {
+                (r.spec.reason, r.spec.attempt, &r.spec.environment)
+                    == (RolloutReason::Rollback, passed.spec.attempt, elsewhere)
+            });
+            let admitted = status.admitted_at.as_ref().map(|t| t.0);
+            let overtaken = world.others.iter().any(|o| {
+                let came = |r: &Rollout| r.spec.release == o.name_any() && r.spec.environment == *elsewhere;
+                admitted_at(o) > admitted && world.rollouts.iter().any(|r| came(r) && r.spec.attempt == o.spec.attempt)
+            });
+            let target = ran_before(world, Some(passed)).is_some();
+            if ended(passed) == Some(RolloutPhase::Promoted) && target && !back && !overtaken {
+                found.push(format!("{elsewhere} keeps what breached in {environment}"));
+            }
+            if ended(passed).is_none() && !breached(passed) && !passed.spec.abort {
+                found.push(format!("{elsewhere} goes on with what breached in {environment}"));
+            }
+        }
+    }
+    found
 }

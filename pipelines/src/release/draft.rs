@@ -7,7 +7,10 @@ use super::plan::{Note, Plan, Write};
 use super::quarantine::adopt;
 use super::world::World;
 use super::{rollback_name, rollout_name};
-use crate::api::{EnvironmentProgress, ReleasePhase, ReleaseStatus, RollbackScope, Rollout, RolloutPhase, names};
+use crate::api::{
+    EnvironmentProgress, ReleasePhase, ReleaseStatus, RollbackScope, Rollout, RolloutPhase, RolloutReason,
+    RolloutStatus, names,
+};
 
 /// One environment on this attempt's way.
 #[derive(Clone, Debug)]
@@ -26,9 +29,10 @@ pub(super) fn is_over(rollout: &Rollout) -> bool {
     phase_of(rollout).is_some_and(RolloutPhase::is_terminal)
 }
 
+/// A first release has nothing to compare with: what it reports of itself is a failure, not a breach.
 pub(super) fn breach_of(rollout: &Rollout) -> bool {
-    rollout.status.as_ref().is_some_and(|s| s.breach.is_some() || s.phase == Some(RolloutPhase::RolledBack))
-        && rollout.spec.reason == crate::api::RolloutReason::Ship
+    let told = |s: &RolloutStatus| s.breach.is_some() || s.phase == Some(RolloutPhase::RolledBack);
+    rollout.status.as_ref().is_some_and(|s| !s.first_release && told(s)) && rollout.spec.reason == RolloutReason::Ship
 }
 
 impl Leg<'_> {
@@ -43,6 +47,8 @@ impl Leg<'_> {
 
 pub(super) struct Draft<'w, 'a> {
     pub world: &'w World<'a>,
+    /// The attempt that is planned: the one asked for, or an earlier one that has not come to its end.
+    pub attempt: u32,
     pub legs: Vec<Leg<'a>>,
     pub status: ReleaseStatus,
     pub writes: Vec<Write>,
@@ -59,21 +65,28 @@ impl<'w, 'a> Draft<'w, 'a> {
             let there = |r: &&&Rollout| r.spec.environment == environment && r.metadata.name.as_deref() == Some(name);
             world.rollouts.iter().find(there).copied()
         };
-        let mut legs: Vec<Leg<'a>> = Vec::new();
-        for (stage, of_stage) in spec.snapshot.stages.iter().enumerate() {
-            for environment in &of_stage.environments {
-                legs.push(Leg {
-                    environment: environment.clone(),
-                    stage,
-                    ship: find(environment, &rollout_name(name, spec.attempt)),
-                    back: find(environment, &rollback_name(name, spec.attempt)),
-                });
-            }
-        }
+        let stages = || spec.snapshot.stages.iter().enumerate();
+        let places = || stages().flat_map(|(stage, of)| of.environments.iter().map(move |e| (stage, e)));
+        let legs_of = |attempt: u32| -> Vec<Leg<'a>> {
+            let leg = |(stage, environment): (usize, &String)| Leg {
+                environment: environment.clone(),
+                stage,
+                ship: find(environment, &rollout_name(name, attempt)),
+                back: find(environment, &rollback_name(name, attempt)),
+            };
+            places().map(leg).collect()
+        };
         let before = world.release.status.clone().unwrap_or_default();
+        // Asked for in mid-flight: nobody would answer a breach of what is under way any more.
+        let open =
+            before.attempt != 0 && before.attempt < spec.attempt && before.phase.is_some_and(|p| !p.is_terminal());
+        let unsettled = |leg: &Leg<'_>| leg.in_flight() || leg.ship.is_some_and(breach_of);
+        let earlier = open.then(|| legs_of(before.attempt)).filter(|legs| legs.iter().any(unsettled));
+        let attempt = if earlier.is_some() { before.attempt } else { spec.attempt };
+        let legs = earlier.unwrap_or_else(|| legs_of(attempt));
         let mut status = before.clone();
-        if status.attempt != spec.attempt {
-            status = ReleaseStatus { attempt: spec.attempt, conditions: status.conditions, ..ReleaseStatus::default() };
+        if status.attempt != attempt {
+            status = ReleaseStatus { attempt, conditions: status.conditions, ..ReleaseStatus::default() };
         }
         status.phase.get_or_insert(ReleasePhase::Verifying);
         status.verifying_since.get_or_insert(Time(world.now));
@@ -85,7 +98,7 @@ impl<'w, 'a> Draft<'w, 'a> {
                 known.cloned().unwrap_or_else(|| unseen(&leg.environment))
             })
             .collect();
-        Draft { world, legs, status, writes: vec![], notes: vec![], wake: None, before }
+        Draft { world, attempt, legs, status, writes: vec![], notes: vec![], wake: None, before }
     }
 
     pub fn phase(&self) -> ReleasePhase {
@@ -94,6 +107,11 @@ impl<'w, 'a> Draft<'w, 'a> {
 
     pub fn name(&self) -> &str {
         self.world.release.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    /// Another attempt was asked for while this one is under way.
+    pub fn overdue(&self) -> bool {
+        self.attempt != self.world.release.spec.attempt
     }
 
     pub fn everywhere(&self) -> bool {
@@ -183,11 +201,29 @@ impl<'w, 'a> Draft<'w, 'a> {
         }
     }
 
-    /// Nothing to do any more; the status stays as it is.
+    /// Intents that came into sight after their attempt had ended, or that an earlier attempt left: what was written
+    /// from a view that was behind must not ship. A way back is never called off.
+    pub fn call_off_late(&mut self) {
+        let phase = self.before.phase.filter(|_| self.before.attempt == self.attempt);
+        let ended = phase.is_some_and(|p| p.is_terminal() && p != ReleasePhase::Promoted);
+        let of_release = |r: &&&Rollout| r.spec.release == self.name() && r.spec.reason == RolloutReason::Ship;
+        let late = |r: &&&Rollout| r.spec.attempt < self.attempt || (ended && r.spec.attempt == self.attempt);
+        let told = |r: &Rollout| r.spec.abort || r.spec.superseded_by.is_some();
+        let open = self.world.rollouts.iter().filter(of_release).filter(late);
+        let open: Vec<&Rollout> = open.copied().filter(|r| !is_over(r) && !told(r)).collect();
+        for rollout in open {
+            let (environment, name) =
+                (rollout.spec.environment.clone(), rollout.metadata.name.clone().unwrap_or_default());
+            self.note("RolloutAborted", Some(&environment), format!("{name} goes back: its attempt has ended"));
+            self.writes.push(Write::Abort { environment, name });
+        }
+    }
+
+    /// Nothing more is decided; the status stays as it is.
     pub fn rest(mut self) -> Plan {
         self.status = self.before.clone();
         self.status.observed_generation = self.world.release.metadata.generation;
-        Plan { status: self.status, writes: vec![], notes: vec![], wake_after: None }
+        Plan { status: self.status, writes: self.writes, notes: self.notes, wake_after: None }
     }
 
     pub fn finish(mut self) -> Plan {

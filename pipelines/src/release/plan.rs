@@ -2,11 +2,12 @@
 //! looks at everything anew; a second call on the outcome of the first writes nothing.
 
 use jiff::{SignedDuration, Timestamp};
+use kube::ResourceExt;
 
 use super::draft::Draft;
 use super::order::admitted_at;
 use super::world::{PipelineState, World};
-use crate::api::{PipelineSpec, QuarantineSpec, ReleasePhase, ReleaseStatus, RolloutSpec};
+use crate::api::{PipelineSpec, QuarantineSpec, Release, ReleasePhase, ReleaseStatus, RolloutSpec};
 
 /// The next status, what is to be written for it, and why.
 #[derive(Clone, Debug, PartialEq)]
@@ -86,20 +87,22 @@ pub fn plan(world: &World<'_>) -> Plan {
     }
     let undoable = matches!(phase, ReleasePhase::Promoted | ReleasePhase::RolledBack | ReleasePhase::Stopped);
     if phase.is_terminal() && !(spec.undo && undoable) {
+        draft.call_off_late();
         return draft.rest();
     }
     draft.follow_rollouts();
-    draft.quarantine_breaches();
     if spec.undo {
         draft.undo();
+    } else if draft.breached().is_some() && world.pipeline != PipelineState::Going {
+        draft.go_back();
     } else if spec.abort {
         draft.withdraw("withdrawn by a person");
     } else if world.pipeline == PipelineState::Going {
         draft.retire();
-    } else if draft.breached().is_some() {
-        draft.go_back();
     } else if let Some(newer) = superseding(world) {
-        draft.give_way(&newer);
+        draft.give_way(&newer.name_any());
+    } else if draft.overdue() {
+        draft.withdraw("another attempt was asked for: what is under way goes back first");
     } else if draft.ended_badly().is_some() {
         draft.stop();
     } else if draft.status.admitted_at.is_none() {
@@ -110,7 +113,10 @@ pub fn plan(world: &World<'_>) -> Plan {
     } else {
         draft.ship();
     }
+    draft.call_off_late();
     draft.follow_pause();
+    // After what moves traffic: each spoke that saw a breach has its own quarantine already.
+    draft.quarantine_breaches();
     draft.finish()
 }
 
@@ -124,7 +130,7 @@ fn outdated<'a>(world: &World<'a>, draft: &Draft<'_, '_>) -> Option<&'a Pipeline
 }
 
 /// The release that was admitted after this one and ships or has shipped.
-fn superseding(world: &World<'_>) -> Option<String> {
+pub(super) fn superseding<'a>(world: &World<'a>) -> Option<&'a Release> {
     let mine: Timestamp = admitted_at(world.release)?;
     world
         .others
@@ -132,5 +138,5 @@ fn superseding(world: &World<'_>) -> Option<String> {
         .filter(|other| admitted_at(other).is_some_and(|theirs| theirs > mine))
         .filter(|other| super::order::phase(other).is_some_and(|p| p.is_shipping() || p == ReleasePhase::Promoted))
         .max_by_key(|other| admitted_at(other))
-        .and_then(|other| other.metadata.name.clone())
+        .copied()
 }

@@ -252,7 +252,7 @@ fn for_pipeline(
             return Err(Ignored::AlreadyUnderWay { release: name, phase });
         }
     }
-    if let Some(newer) = downgrade_of(existing, &others) {
+    if let Some(newer) = downgrade_of(existing, &others, &[]) {
         return Err(Ignored::Downgrade { release: name, newer: newer.name_any() });
     }
     Ok(ReleaseAction::Attempt { namespace, name, attempt: existing.spec.attempt + 1 })

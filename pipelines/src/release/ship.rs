@@ -1,14 +1,17 @@
 //! Stage by stage: which environment starts now, and what every other one waits for.
 
+use jiff::Timestamp;
 use kube::ResourceExt;
 
-use super::draft::{Draft, Leg, breach_of, is_over};
-use super::order::{self, admitted_at};
+use super::back::target_of;
+use super::draft::{Draft, Leg, breach_of, is_over, phase_of};
+use super::order::admitted_at;
 use super::plan::Write;
 use super::world::PipelineState;
 use super::{Version, quarantined, rollout_name, target_namespace};
 use crate::api::{
-    ReleaseImage, ReleasePhase, RollbackScope, Rollout, RolloutReason, RolloutSpec, Stage, VerdictDecision,
+    Release, ReleaseImage, ReleasePhase, RollbackScope, Rollout, RolloutPhase, RolloutReason, RolloutSpec, Stage,
+    VerdictDecision,
 };
 
 impl<'a> Draft<'_, 'a> {
@@ -142,8 +145,8 @@ impl<'a> Draft<'_, 'a> {
         if let Some(other) = self.occupant(leg) {
             return Err(("WorkloadBusy", format!("{other} is not finished there yet")));
         }
-        if let Some(other) = self.rollback_awaited() {
-            return Err(("RollbackAwaited", format!("{other} is going back first")));
+        if let Some(other) = self.rollback_awaited(environment) {
+            return Err(("RollbackAwaited", format!("{other} is going back there first")));
         }
         if let Err(why) = &place.spoke {
             return Err(("SpokeNotReady", why.clone()));
@@ -153,7 +156,7 @@ impl<'a> Draft<'_, 'a> {
 
     /// Another Rollout that still acts on the workload there.
     fn occupant(&self, leg: &Leg<'_>) -> Option<String> {
-        let mine = rollout_name(self.name(), self.world.release.spec.attempt);
+        let mine = rollout_name(self.name(), self.attempt);
         self.world
             .rollouts
             .iter()
@@ -162,25 +165,34 @@ impl<'a> Draft<'_, 'a> {
             .find(|name| *name != mine)
     }
 
-    /// Another release that goes back or is about to: its rollback is awaited first.
-    fn rollback_awaited(&self) -> Option<String> {
-        let going_back = |release: &&&crate::api::Release| {
+    /// Another release that is about to be taken back in this environment: its rollback is awaited first. Once it is
+    /// there it is an occupant; what it does elsewhere holds nobody up here.
+    fn rollback_awaited(&self, environment: &str) -> Option<String> {
+        let going_back = |release: &&&Release| {
             let name = release.name_any();
-            match order::phase(release) {
-                Some(ReleasePhase::RollingBack) => true,
-                Some(phase) if phase.is_shipping() => {
-                    // Reported by a spoke, not yet answered by a plan of that release.
-                    let current = rollout_name(&name, release.spec.attempt);
-                    self.world.rollouts.iter().any(|r| r.name_any() == current && breach_of(r))
-                }
+            let Some(status) = release.status.as_ref() else { return false };
+            let of_attempt = |r: &Rollout| r.spec.release == name && r.spec.attempt == status.attempt;
+            let everywhere = release.spec.snapshot.rollback == RollbackScope::Release || release.spec.undo;
+            // Reported by a spoke, and perhaps not yet answered by a plan of that release.
+            let breached = || self.world.rollouts.iter().any(|r| of_attempt(r) && breach_of(r));
+            let due = match status.phase {
+                Some(ReleasePhase::RollingBack) => everywhere,
+                Some(phase) if phase.is_shipping() => everywhere && breached(),
                 _ => false,
-            }
+            };
+            let here = |r: &&&Rollout| r.spec.environment == environment && of_attempt(r);
+            let mut of_place = self.world.rollouts.iter().filter(here);
+            let back = of_place.clone().any(|r| r.spec.reason == RolloutReason::Rollback);
+            let passed = of_place.find(|r| phase_of(r) == Some(RolloutPhase::Promoted));
+            due && !back
+                && passed.is_some_and(|ship| target_of(&self.world.rollouts, ship).is_some())
+                && self.overtaken_after(status.admitted_at.as_ref().map(|t| t.0), environment).is_none()
         };
         self.world.others.iter().find(going_back).map(|r| r.name_any())
     }
 
     fn start(&mut self, leg: &Leg<'_>) {
-        let name = rollout_name(self.name(), self.world.release.spec.attempt);
+        let name = rollout_name(self.name(), self.attempt);
         let spec = self.intent(&leg.environment, RolloutReason::Ship, None);
         self.note("RolloutStarted", Some(&leg.environment), format!("{name} starts in {}", leg.environment));
         if let Some(progress) = self.progress(&leg.environment) {
@@ -214,7 +226,7 @@ impl<'a> Draft<'_, 'a> {
             pipeline_namespace: namespace.clone(),
             pipeline: spec.pipeline.clone(),
             release: release.name_any(),
-            attempt: spec.attempt,
+            attempt: self.attempt,
             reason,
             namespace: target_namespace(snapshot, &namespace).to_owned(),
             images: target.unwrap_or_else(|| spec.images.clone()),
@@ -235,13 +247,18 @@ impl<'a> Draft<'_, 'a> {
 
     /// A release admitted later that has come to this environment: it, not we, says what runs there.
     pub fn overtaken(&self, environment: &str) -> Option<String> {
-        let mine = self.status.admitted_at.as_ref().map(|t| t.0);
-        let later = self.world.others.iter().filter(|o| admitted_at(o) > mine);
-        let there = |name: &str| {
-            let of = |r: &&&Rollout| r.spec.environment == environment && r.spec.release == name;
-            self.world.rollouts.iter().any(|r| of(&r))
+        self.overtaken_after(self.status.admitted_at.as_ref().map(|t| t.0), environment)
+    }
+
+    fn overtaken_after(&self, admitted: Option<Timestamp>, environment: &str) -> Option<String> {
+        let later = self.world.others.iter().filter(|o| admitted_at(o) > admitted);
+        // Not by an attempt of its own that was there long before.
+        let there = |o: &&Release| {
+            let name = o.name_any();
+            let of = |r: &Rollout| (r.spec.release.as_str(), r.spec.attempt) == (name.as_str(), o.spec.attempt);
+            self.world.rollouts.iter().any(|r| r.spec.environment == environment && of(r))
         };
-        later.map(|o| o.name_any()).find(|name| there(name))
+        later.copied().find(there).map(|o| o.name_any())
     }
 }
 

@@ -79,7 +79,7 @@ impl Draft<'_, '_> {
     }
 
     fn admit(&mut self) {
-        if let Some(newer) = downgrade_of(self.world.release, &self.world.others)
+        if let Some(newer) = downgrade_of(self.world.release, &self.world.others, &self.world.rollouts)
             && !self.approved(DOWNGRADE_STAGE)
         {
             let newer = newer.name_any();

@@ -1,7 +1,7 @@
 //! A hub in memory: releases, intents, environments. Carries out plans to the letter, holds every
 //! one against the invariants, and lets a test speak for the spokes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
@@ -16,6 +16,16 @@ pub fn digest(digit: char) -> String {
 
 pub fn image(digit: char) -> ReleaseImage {
     ReleaseImage { container: "app".into(), repository: "reg:5000/shop/portal".into(), digest: digest(digit) }
+}
+
+pub fn judged(now: Timestamp) -> Breach {
+    Breach {
+        kind: BreachKind::Judge,
+        message: "15 % errors against 4 %".into(),
+        sample_at: MicroTime(now),
+        decided_at: MicroTime(now),
+        written_at: None,
+    }
 }
 
 pub fn pipeline() -> PipelineSpec {
@@ -60,6 +70,12 @@ pub struct Fleet {
     pub verdicts: BTreeMap<(String, String), Finding>,
     pub approvals: Vec<Approval>,
     pub quarantines: Vec<Quarantine>,
+    /// While the hub's view lags, it does not see what it writes.
+    pub lags: bool,
+    /// Intents that the hub wrote and does not see yet: name and environment.
+    pub hidden: BTreeSet<(String, String)>,
+    /// What stable runs, by environment; nothing where no version ever ran.
+    pub stable: BTreeMap<String, Vec<ReleaseImage>>,
     pub writes: usize,
     pub notes: Vec<String>,
 }
@@ -67,17 +83,21 @@ pub struct Fleet {
 impl Fleet {
     pub fn new(pipeline: PipelineSpec) -> Self {
         let names = pipeline.stages.iter().flat_map(|s| s.environments.clone());
+        let stable = names.clone().map(|n| (n, vec![image('0')])).collect();
         let place = Place { deleting: false, spoke: Ok(()), allowed: Ok(()) };
         Fleet {
             now: "2026-01-01T00:00:00Z".parse().unwrap(),
             environments: names.map(|n| (n, place.clone())).collect(),
             pipeline,
+            stable,
             state: PipelineState::Present,
             releases: vec![],
             rollouts: vec![],
             verdicts: BTreeMap::new(),
             approvals: vec![],
             quarantines: vec![],
+            lags: false,
+            hidden: BTreeSet::new(),
             writes: 0,
             notes: vec![],
         }
@@ -142,7 +162,7 @@ impl Fleet {
             now: self.now,
             release,
             others: self.releases.iter().filter(|r| r.name_any() != name).collect(),
-            rollouts: self.rollouts.iter().collect(),
+            rollouts: self.rollouts.iter().filter(|r| self.sees(r)).collect(),
             environments: self.environments.clone(),
             verdicts: verdicts.collect(),
             approvals: self.approvals.iter().collect(),
@@ -152,6 +172,23 @@ impl Fleet {
         }
     }
 
+    fn sees(&self, rollout: &Rollout) -> bool {
+        !self.hidden.contains(&(rollout.name_any(), rollout.spec.environment.clone()))
+    }
+
+    /// The view has caught up, and what it shows is looked at.
+    pub fn catch_up(&mut self) -> &mut Self {
+        self.lags = false;
+        self.hidden.clear();
+        self.settle()
+    }
+
+    /// What no plan has answered although it has come to rest and nothing is hidden.
+    pub fn unanswered(&self) -> Vec<String> {
+        assert!(self.hidden.is_empty());
+        self.releases.iter().flat_map(|release| check::unanswered(&self.world(release))).collect()
+    }
+
     /// Plans one release, checks the plan and carries it out; whether anything changed.
     pub fn step(&mut self, name: &str) -> bool {
         let Some(index) = self.releases.iter().position(|r| r.name_any() == name) else { return false };
@@ -159,13 +196,16 @@ impl Fleet {
         let world = self.world(release);
         let plan: Plan = plan(&world);
         assert_eq!(check::violations(&world, &plan), Vec::<String>::new(), "{name} at {}", self.now);
-        let changed = release.status.as_ref() != Some(&plan.status) || !plan.writes.is_empty();
+        let mut changed = release.status.as_ref() != Some(&plan.status);
         self.notes.extend(plan.notes.iter().map(|n| n.reason.to_owned()));
         self.writes += plan.writes.len();
         for write in plan.writes {
             match write {
-                Write::Snapshot { spec } => self.releases[index].spec.snapshot = *spec,
-                write => self.apply(write),
+                Write::Snapshot { spec } => {
+                    self.releases[index].spec.snapshot = *spec;
+                    changed = true;
+                }
+                write => changed |= self.apply(write),
             }
         }
         self.releases[index].status = Some(plan.status);
@@ -184,13 +224,23 @@ impl Fleet {
         panic!("the plans do not come to rest");
     }
 
-    fn apply(&mut self, write: Write) {
+    /// Whether it had an effect.
+    fn apply(&mut self, write: Write) -> bool {
         match write {
             Write::Create { name, spec } => {
-                let there =
-                    self.rollouts.iter().any(|r| r.name_any() == name && r.spec.environment == spec.environment);
-                assert!(!there, "{name} is created twice in {}", spec.environment);
-                self.rollouts.push(Rollout::new(&name, *spec));
+                let place = (name.clone(), spec.environment.clone());
+                let there = self.rollouts.iter().any(|r| (r.name_any(), r.spec.environment.clone()) == place);
+                if there {
+                    // As the API server does: what is there already stays as it is.
+                    assert!(self.hidden.contains(&place), "{name} is created twice in {}", spec.environment);
+                    return false;
+                }
+                let mut rollout = Rollout::new(&name, *spec);
+                rollout.metadata.creation_timestamp = Some(Time(self.now));
+                self.rollouts.push(rollout);
+                if self.lags {
+                    self.hidden.insert(place);
+                }
             }
             Write::Remove { environment, name } => {
                 self.rollouts.retain(|r| !(r.spec.environment == environment && r.name_any() == name));
@@ -218,6 +268,7 @@ impl Fleet {
                 self.quarantines.push(Quarantine::new(&name, *spec));
             }
         }
+        true
     }
 
     fn intent(&mut self, environment: &str, name: &str) -> &mut Rollout {
@@ -244,13 +295,7 @@ impl Fleet {
     pub fn breach(&mut self, environment: &str, phase: RolloutPhase) -> &mut Self {
         let (now, reported) = (self.now, self.report(environment, phase));
         let rollout = reported.rollouts.iter_mut().rfind(|r| r.spec.environment == environment).unwrap();
-        rollout.status.get_or_insert_default().breach = Some(Breach {
-            kind: BreachKind::Judge,
-            message: "15 % errors against 4 %".into(),
-            sample_at: MicroTime(now),
-            decided_at: MicroTime(now),
-            written_at: None,
-        });
+        rollout.status.get_or_insert_default().breach = Some(judged(now));
         self
     }
 

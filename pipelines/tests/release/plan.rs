@@ -592,3 +592,173 @@ fn a_quarantined_digest_is_denied_even_by_retry() {
     assert!(fleet.message(&name).contains("quarantined"));
     assert_eq!(fleet.rollouts.len(), before);
 }
+
+#[test]
+fn an_attempt_that_found_its_digests_running_goes_back_to_what_ran_before_them() {
+    let mut fleet = everywhere();
+    let name = fleet.release('1');
+    fleet.settle().promote("staging").report("prod-east", RolloutPhase::Failed).settle();
+    assert_eq!(fleet.phase(&name), ReleasePhase::Stopped);
+    fleet.change(&name, |spec| spec.attempt = 2).settle().report("staging", RolloutPhase::Promoted);
+    // Stable runs these digests already: this attempt knows no target of its own.
+    fleet.rollouts.last_mut().unwrap().status.as_mut().unwrap().target.clear();
+    fleet.settle().pass(6).settle().breach("prod-east", RolloutPhase::RolledBack).settle();
+    let back = fleet.rollout("staging").unwrap();
+    assert_eq!((back.spec.reason, back.spec.attempt), (RolloutReason::Rollback, 2), "{}", fleet.message(&name));
+    assert_eq!(back.spec.images, [image('0')]);
+}
+
+#[test]
+fn a_first_release_that_fails_is_no_breach_and_quarantines_nothing() {
+    let mut fleet = everywhere();
+    let name = fleet.release('1');
+    fleet.settle().promote("staging").breach("prod-east", RolloutPhase::Failed);
+    let status = fleet.rollouts.last_mut().unwrap().status.as_mut().unwrap();
+    (status.first_release, status.target) = (true, vec![]);
+    fleet.settle();
+    assert_eq!(fleet.phase(&name), ReleasePhase::Stopped, "{}", fleet.message(&name));
+    assert!(fleet.quarantines.is_empty());
+    assert_eq!(fleet.rollout("staging").unwrap().spec.reason, RolloutReason::Ship, "what passed elsewhere stays");
+}
+
+#[test]
+fn a_blocked_rollback_holds_up_its_own_environment_alone_and_gives_way_to_something_newer() {
+    let mut fleet = everywhere();
+    let old = fleet.release('1');
+    fleet.settle().promote("staging").breach("prod-east", RolloutPhase::RollbackBlocked).settle();
+    assert_eq!(fleet.phase(&old), ReleasePhase::RollingBack);
+    fleet.report("staging", RolloutPhase::RolledBack).settle().pass(10);
+    let new = fleet.release('2');
+    fleet.settle();
+    assert_eq!(fleet.rollout("staging").unwrap().spec.release, new, "{}", fleet.told(&new, "staging"));
+    let blocked = fleet.rollout("prod-east").unwrap();
+    assert_eq!(blocked.spec.superseded_by.as_deref(), Some(new.as_str()), "the documented way out");
+    fleet.promote("staging");
+    assert_eq!(fleet.rollout("prod-east").unwrap().spec.release, old, "one at a time");
+    fleet.report("prod-east", RolloutPhase::RolledBack).settle();
+    assert_eq!(fleet.phase(&old), ReleasePhase::RolledBack);
+    assert_eq!(fleet.rollout("prod-east").unwrap().spec.release, new);
+}
+
+#[test]
+fn a_rollback_that_goes_on_is_awaited_and_not_called_off() {
+    let mut fleet = everywhere();
+    fleet.release('1');
+    fleet.settle().promote("staging").breach("prod-east", RolloutPhase::RollingBack).settle().pass(10);
+    fleet.release('2');
+    fleet.settle();
+    for environment in ["staging", "prod-east"] {
+        assert_eq!(fleet.rollout(environment).unwrap().spec.superseded_by, None, "{environment}");
+    }
+}
+
+#[test]
+fn nothing_newer_starts_where_a_rollback_is_about_to_be_written() {
+    let mut fleet = everywhere();
+    let old = fleet.release('1');
+    fleet.settle().promote("staging").breach("prod-east", RolloutPhase::RolledBack).pass(10);
+    let new = fleet.release('2');
+    // The newer one is planned first: its own look must tell it.
+    fleet.step(&new);
+    assert_eq!(fleet.rollout("staging").unwrap().spec.release, old);
+    assert!(fleet.told(&new, "staging").contains("RollbackAwaited"), "{}", fleet.told(&new, "staging"));
+    fleet.settle();
+    assert_eq!(fleet.rollout("staging").unwrap().spec.reason, RolloutReason::Rollback);
+}
+
+#[test]
+fn an_abort_calls_a_blocked_way_back_off() {
+    let mut fleet = Fleet::new(pipeline());
+    let name = fleet.release('1');
+    fleet.settle().promote("staging").promote("prod-east").promote("prod-west");
+    fleet.change(&name, |spec| spec.undo = true).settle();
+    fleet.report("staging", RolloutPhase::RollbackBlocked).report("prod-east", RolloutPhase::RollingBack);
+    fleet.change(&name, |spec| spec.abort = true).settle();
+    assert!(fleet.rollout("staging").unwrap().spec.abort);
+    assert!(!fleet.rollout("prod-east").unwrap().spec.abort, "what goes on is not stopped half-way");
+}
+
+#[test]
+fn a_breach_after_an_abort_is_answered_as_well() {
+    let mut fleet = everywhere();
+    let name = fleet.release('1');
+    fleet.settle().promote("staging").report("prod-east", RolloutPhase::Canary);
+    fleet.change(&name, |spec| spec.abort = true).settle();
+    fleet.breach("prod-east", RolloutPhase::RolledBack).settle();
+    assert_eq!(fleet.rollout("staging").unwrap().spec.reason, RolloutReason::Rollback);
+    assert_eq!(fleet.quarantines.len(), 1);
+}
+
+#[test]
+fn an_intent_that_comes_into_sight_after_the_end_goes_back() {
+    let mut fleet = Fleet::new(pipeline());
+    let name = fleet.release('1');
+    fleet.lags = true;
+    fleet.settle();
+    assert_eq!((fleet.rollouts.len(), fleet.hidden.len()), (1, 1));
+    fleet.change(&name, |spec| spec.abort = true).settle();
+    assert_eq!(fleet.phase(&name), ReleasePhase::Withdrawn, "nothing of it is to be seen");
+    fleet.catch_up();
+    assert!(fleet.rollout("staging").unwrap().spec.abort);
+    assert_eq!(fleet.phase(&name), ReleasePhase::Withdrawn);
+    fleet.report("staging", RolloutPhase::Withdrawn).settle();
+}
+
+#[test]
+fn another_attempt_in_mid_flight_begins_once_the_one_under_way_has_ended() {
+    let mut fleet = everywhere();
+    let name = fleet.release('1');
+    fleet.settle().promote("staging").report("prod-east", RolloutPhase::Canary).settle();
+    fleet.change(&name, |spec| spec.attempt = 2).settle();
+    assert!(fleet.rollout("prod-east").unwrap().spec.abort, "what is under way goes back first");
+    assert_eq!(fleet.status(&name).attempt, 1);
+    assert_eq!(fleet.rollouts.len(), 2);
+    fleet.report("prod-east", RolloutPhase::Withdrawn).settle();
+    assert_eq!((fleet.status(&name).attempt, fleet.phase(&name)), (2, ReleasePhase::Shipping));
+}
+
+#[test]
+fn a_breach_of_the_attempt_under_way_is_answered_although_another_was_asked_for() {
+    let mut fleet = everywhere();
+    let name = fleet.release('1');
+    fleet.settle().promote("staging").report("prod-east", RolloutPhase::Canary).settle();
+    fleet.breach("prod-east", RolloutPhase::RolledBack).change(&name, |spec| spec.attempt = 2).settle();
+    let back = fleet.rollout("staging").unwrap();
+    assert_eq!((back.spec.reason, back.spec.attempt), (RolloutReason::Rollback, 1));
+    assert_eq!(fleet.quarantines.len(), 1);
+    fleet.report("staging", RolloutPhase::RolledBack).settle();
+    assert_eq!(fleet.phase(&name), ReleasePhase::Denied, "the next attempt meets the quarantine");
+}
+
+#[test]
+fn what_runs_in_one_environment_is_not_stepped_back_behind_unasked() {
+    for scope in [RollbackScope::Environment, RollbackScope::Release] {
+        let mut pipeline = pipeline();
+        pipeline.rollback = scope;
+        let mut fleet = Fleet::new(pipeline);
+        let old = fleet.now;
+        fleet.pass(100);
+        fleet.release('3');
+        fleet.settle().promote("staging").breach("prod-east", RolloutPhase::RolledBack).settle();
+        if scope == RollbackScope::Release {
+            fleet.report("staging", RolloutPhase::RolledBack).settle();
+        }
+        let late = fleet.release_built('2', old);
+        fleet.settle();
+        let expected = match scope {
+            RollbackScope::Environment => ReleasePhase::Downgrade,
+            RollbackScope::Release => ReleasePhase::Shipping,
+        };
+        assert_eq!(fleet.phase(&late), expected, "{scope:?}: {}", fleet.message(&late));
+    }
+}
+
+#[test]
+fn an_undo_says_where_nothing_is_left_to_take_back() {
+    let mut fleet = Fleet::new(pipeline());
+    let name = fleet.release('1');
+    fleet.settle().promote("staging").promote("prod-east").promote("prod-west");
+    fleet.rollouts.clear();
+    fleet.change(&name, |spec| spec.undo = true).settle();
+    assert!(fleet.message(&name).contains("prod-west stays"), "{}", fleet.message(&name));
+}

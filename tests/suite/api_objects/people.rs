@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use kube::Client;
 use serde_json::{Value, json};
 use tidegate_tests::rig::{Fleet, apply};
@@ -90,7 +90,32 @@ pub async fn a_quarantine_is_lifted_by_right_only(fleet: &Fleet) -> Result<()> {
     ask::change(&novice, &quarantine, &more).await?.accepted()?;
     let fewer = json!({"spec": {"digests": [samples::DIGEST]}});
     ask::change(&novice, &quarantine, &fewer).await?.refused_with(lacks)?;
+    let elsewhere = json!({"spec": {"environments": ["staging"]}});
+    ask::change(&novice, &quarantine, &elsewhere).await?.refused_with(lacks)?;
+    let everywhere = json!({"spec": {"environments": []}});
+    ask::change(&novice, &quarantine, &everywhere).await?.accepted()?;
+    ask::change(&novice, &quarantine, &elsewhere).await?.refused_with(lacks)?;
     ask::change(&fleet.hub.admin, &quarantine, &lifted).await?.accepted().map(drop)
+}
+
+/// The merge patch is the one that a breach of a lifted digest makes the hub write.
+pub async fn a_new_breach_takes_a_lifted_quarantine_back(fleet: &Fleet) -> Result<()> {
+    let (hub, novice) = (fleet.hub.client_for("tidegate-hub").await?, fleet.hub.client_for(NOVICE).await?);
+    let quarantine = samples::named("Quarantine", "again")?;
+    let lifted = json!({"spec": {"lifted": {"by": "ava", "reason": "it was the database"}}});
+    let back = json!({"spec": {"lifted": null, "environments": ["staging"], "reason": "and it was not", "digests": [samples::DIGEST]}});
+    ask::create(&hub, &quarantine).await?.accepted()?;
+    // It holds back; letting go is for people.
+    let lacks = "tidegate-hub lacks the verb unquarantine on quarantines.tidegate.io";
+    ask::change(&hub, &quarantine, &lifted).await?.refused_with(lacks)?;
+    ask::change(&fleet.hub.admin, &quarantine, &lifted).await?.accepted()?;
+    ask::change(&novice, &quarantine, &back).await?.refused_with("nora lacks the verb unquarantine")?;
+    let mut fewer = back.clone();
+    fewer["spec"]["digests"] = json!([format!("sha256:{}", "c".repeat(64))]);
+    ask::change(&hub, &quarantine, &fewer).await?.refused_with(lacks)?;
+    let held = ask::change(&hub, &quarantine, &back).await?.accepted()?;
+    ensure!(held["spec"].get("lifted").is_none(), "still lifted: {held}");
+    ask::change(&hub, &quarantine, &lifted).await?.refused_with(lacks)
 }
 
 pub async fn a_deposed_spoke_cannot_raise_a_weight(fleet: &Fleet) -> Result<()> {
