@@ -47,8 +47,8 @@ async fn carry_out(hub: &Hub, observed: &ObservedRelease, plan: &Plan) -> Result
     let api: Api<Release> = Api::namespaced(hub.client.clone(), &namespace);
     let before = observed.release.status.as_ref();
     let changed = status::write(&api, &observed.release, before, &plan.status, |r, s| r.status = Some(s)).await?;
-    // A pipeline taken anew is a decision although the status of the attempt does not tell of it yet.
-    if changed || plan.writes.iter().any(|write| matches!(write, Write::Snapshot { .. })) {
+    // A pipeline taken anew, or a late intent called off, is a decision although no status tells of it.
+    if changed || plan.writes.iter().any(|write| matches!(write, Write::Snapshot { .. } | Write::Abort { .. })) {
         report::release(hub, observed, plan);
     }
     if first_look(hub, &observed.release).await {

@@ -8,7 +8,9 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use kube::api::DeleteParams;
 use kube::{Api, ResourceExt};
-use tidegate_pipelines::api::{BuildEvent, BuildEventPhase, Quarantine, Release, Rollout, names};
+use tidegate_pipelines::api::{
+    BuildEvent, BuildEventPhase, Quarantine, Release, Rollout, RolloutPhase, RolloutReason, names,
+};
 use tidegate_pipelines::release::{Version, current, quarantined};
 
 use super::Hub;
@@ -39,11 +41,20 @@ pub fn events(all: &[Arc<BuildEvent>], now: Timestamp) -> Vec<String> {
     settled.into_iter().enumerate().filter(over).map(|(_, e)| e.name_any()).collect()
 }
 
-/// Finished rollouts beyond the newest of each pipeline in each environment; those of releases that
-/// are still on their way stay.
+/// Finished rollouts beyond the newest of each pipeline in each environment; those of releases that are still on their
+/// way stay, and those by which what runs there came: without them it could not be taken back.
 pub fn rollouts(all: &[Arc<Rollout>], releases: &[Arc<Release>]) -> Vec<(String, String)> {
     let open: BTreeSet<(String, String)> =
         releases.iter().filter(|r| !settled(r)).map(|r| (r.namespace().unwrap_or_default(), r.name_any())).collect();
+    let mut of_pipeline: BTreeMap<(String, &str), Vec<&Release>> = BTreeMap::new();
+    for release in releases {
+        let key = (release.namespace().unwrap_or_default(), release.spec.pipeline.as_str());
+        of_pipeline.entry(key).or_default().push(release);
+    }
+    let runs: BTreeSet<(String, String)> = of_pipeline
+        .into_iter()
+        .filter_map(|((namespace, _), all)| Some((namespace, current(all)?.name_any())))
+        .collect();
     let mut by_place: BTreeMap<(String, String, String), Vec<&Arc<Rollout>>> = BTreeMap::new();
     for rollout in all {
         let spec = &rollout.spec;
@@ -56,9 +67,21 @@ pub fn rollouts(all: &[Arc<Rollout>], releases: &[Arc<Release>]) -> Vec<(String,
     let mut gone = Vec::new();
     for of_place in by_place.values_mut() {
         of_place.sort_by_key(|r| std::cmp::Reverse(made(&r.metadata)));
-        gone.extend(of_place.iter().skip(ROLLOUTS).map(|r| (r.namespace().unwrap_or_default(), r.name_any())));
+        // Of whatever came there last as well, though it went no further.
+        let last = of_place.iter().find(|r| passed(r)).map(|r| r.spec.release.clone());
+        let needed = |r: &Rollout| {
+            let release = (r.spec.pipeline_namespace.clone(), r.spec.release.clone());
+            passed(r) && (runs.contains(&release) || last.as_ref() == Some(&release.1))
+        };
+        let surplus = of_place.iter().skip(ROLLOUTS).filter(|r| !needed(r));
+        gone.extend(surplus.map(|r| (r.namespace().unwrap_or_default(), r.name_any())));
     }
     gone
+}
+
+fn passed(rollout: &Rollout) -> bool {
+    let phase = rollout.status.as_ref().and_then(|s| s.phase);
+    rollout.spec.reason == RolloutReason::Ship && phase == Some(RolloutPhase::Promoted)
 }
 
 fn settled(release: &Release) -> bool {
@@ -128,5 +151,53 @@ fn told(outcome: Result<(), crate::connect::CallError>, name: &str) {
     match outcome {
         Err(error) if !error.is_not_found() => tracing::warn!(%name, %error, "could not be removed; at the next pass"),
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn rollout(n: usize, release: &str, phase: &str) -> Arc<Rollout> {
+        let object = json!({
+            "apiVersion": "tidegate.io/v1alpha1", "kind": "Rollout",
+            "metadata": {"name": format!("{release}-{n}"), "namespace": "env-staging",
+                         "creationTimestamp": format!("2026-01-01T00:{n:02}:00Z")},
+            "spec": {
+                "environment": "staging", "pipelineNamespace": "shop", "pipeline": "portal", "release": release,
+                "attempt": 1, "namespace": "shop", "images": [], "workload": {"name": "portal"}, "service": "portal",
+                "route": {"httpRoute": "portal"}, "strategy": {}, "objectives": []
+            },
+            "status": {"phase": phase}
+        });
+        Arc::new(serde_json::from_value(object).unwrap())
+    }
+
+    fn release(name: &str, phase: &str) -> Arc<Release> {
+        let snapshot = json!({
+            "images": [], "workload": {"name": "portal"}, "service": "portal", "route": {"httpRoute": "portal"},
+            "stages": [], "objectives": []
+        });
+        let object = json!({
+            "apiVersion": "tidegate.io/v1alpha1", "kind": "Release", "metadata": {"name": name, "namespace": "shop"},
+            "spec": {"pipeline": "portal", "pipelineUid": "uid", "images": [], "snapshot": snapshot},
+            "status": {"attempt": 1, "phase": phase, "admittedAt": "2026-01-01T00:00:00Z"}
+        });
+        Arc::new(serde_json::from_value(object).unwrap())
+    }
+
+    #[test]
+    fn what_runs_can_be_taken_back_however_many_have_failed_since() {
+        for end in ["Promoted", "RolledBack"] {
+            // Promoted everywhere, or here alone and not at the next stage: it runs here either way.
+            let releases = [release("good", end), release("bad", "Stopped")];
+            let mut all = vec![rollout(0, "bad", "Failed"), rollout(1, "good", "Promoted")];
+            all.extend((2..30).map(|n| rollout(n, "bad", "Failed")));
+            let gone = rollouts(&all, &releases);
+            assert_eq!(gone.len(), all.len() - ROLLOUTS - 1, "{end}");
+            assert!(!gone.contains(&("env-staging".into(), "good-1".into())), "{end}");
+            assert!(gone.contains(&("env-staging".into(), "bad-0".into())), "{end}");
+        }
     }
 }
