@@ -69,6 +69,7 @@ fn hub(permit: Permit, refuses: &'static str) -> (Hub, mpsc::UnboundedReceiver<S
         events: report::Events::open(client.clone()).0,
         metrics: Metrics::register(&mut prometheus_client::registry::Registry::default()),
         github: Reports::open(client.clone()).0,
+        looked_at: tokio::sync::Mutex::default(),
         admission: tokio::sync::Mutex::default(),
         client,
     };
