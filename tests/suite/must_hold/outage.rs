@@ -227,7 +227,9 @@ pub async fn environment_api(world: Arc<World>) -> Result<()> {
     let log = spoke_log(&stage)?.split_off(logged);
     let lines = |words: &str| log.iter().filter(|line| line.contains(words)).count();
     ensure!(lines("does not answer") == 1 && lines("answers again") == 1, "an outage is told once: {log:#?}");
-    ensure!(lines("\"ERROR\"") == 0 && lines("\"WARN\"") <= 4, "a line for each failed call: {log:#?}");
+    // Refusals are answers, and told: an API server that begins to answer may not know its own roles and kinds yet.
+    let silent = log.iter().filter(|line| line.contains("client error") && !line.contains("does not answer")).count();
+    ensure!(lines("\"ERROR\"") == 0 && silent == 0, "a line for each failed call: {log:#?}");
     unharmed(&stage, &before).await
 }
 
