@@ -11,6 +11,7 @@ pub mod ledger;
 pub mod metrics;
 pub mod mirror;
 pub mod reach;
+pub mod registry;
 pub mod roles;
 pub mod serve;
 pub mod spoke;

@@ -2,12 +2,13 @@
 //! loopback, which a registry must be called insecure for.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tidegate_policies::digest::Digest;
 use tidegate_policies::image::ImageRef;
 use tidegate_policies::model::Registry;
-use tidegate_policies::registry::{Fetch, FetchError, HttpFetch, Location};
+use tidegate_policies::registry::{Credentials, Fetch, FetchError, HttpFetch, HttpOptions, Location};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::Mutex;
@@ -339,4 +340,69 @@ async fn a_registry_that_is_not_called_insecure_gets_no_plain_http_and_no_loopba
     let error = fetch().blob(&at, &Digest::of(b"hello"), 100).await.unwrap_err();
     assert!(matches!(error, FetchError::Unreachable { .. }), "{error}");
     assert!(server.seen.lock().await.is_empty());
+}
+
+/// With a user and password for that registry.
+fn fetch_as(server: &Server, password: &str) -> HttpFetch {
+    let login = Credentials { username: "anna".into(), password: password.into() };
+    let logins = BTreeMap::from([(server.host.clone(), login)]);
+    HttpFetch::with_options(HttpOptions { logins: Arc::new(logins), ..HttpOptions::default() }).unwrap()
+}
+
+/// `anna:hunter2`
+const ANNA: &str = "Basic YW5uYTpodW50ZXIy";
+
+#[tokio::test]
+async fn a_password_goes_to_the_registrys_own_token_service_and_nowhere_else() {
+    let blob = "content";
+    let digest = Digest::of(blob.as_bytes());
+    let known = Arc::new(Mutex::new(String::new()));
+    let realm = known.clone();
+    let server = Server::start(move |r| match (r.path.as_str(), r.authorization.as_deref()) {
+        (path, Some(ANNA)) if path.starts_with("/token?") => ok("application/json", r#"{"token":"secret"}"#),
+        (path, _) if path.starts_with("/token?") => answer(401, "", ""),
+        ("/storage", _) => ok("application/octet-stream", blob),
+        (_, Some("Bearer secret")) => answer(307, "location: /storage\r\n", ""),
+        _ => {
+            let realm = realm.try_lock().unwrap().clone();
+            answer(401, &format!("www-authenticate: Bearer realm=\"{realm}/token\",service=\"reg\"\r\n"), "")
+        }
+    })
+    .await;
+    *known.lock().await = format!("http://{}", server.host);
+    let blobs = async |fetch: &HttpFetch| fetch.blob(&server.location(), &digest, 100).await;
+    assert_eq!(blobs(&fetch_as(&server, "hunter2")).await.unwrap().as_ref(), blob.as_bytes());
+    let seen: Vec<Request> = std::mem::take(&mut *server.seen.lock().await);
+    for request in seen.iter().filter(|r| r.authorization.as_deref() == Some(ANNA)) {
+        assert!(request.path.starts_with("/token?"), "{}", request.path);
+    }
+    assert!(seen.iter().filter(|r| r.path == "/storage").all(|r| r.authorization.is_none()));
+
+    for (name, fetch) in [("a wrong password", fetch_as(&server, "guess-it")), ("no password", fetch())] {
+        let error = blobs(&fetch).await.unwrap_err();
+        assert!(matches!(error, FetchError::Unauthorized { .. }), "{name}: {error}");
+        assert!(!format!("{error} {error:?}").contains("guess-it"), "{name}: {error}");
+    }
+
+    // The same machine by another name: whatever answers there gets no password.
+    let elsewhere = Server::start(|_| ok("application/json", r#"{"token":"secret"}"#)).await;
+    *known.lock().await = format!("http://{}", elsewhere.host.replace("127.0.0.1", "localhost"));
+    let error = blobs(&fetch_as(&server, "hunter2")).await.unwrap_err();
+    assert!(error.to_string().contains("its credentials do not go"), "{error}");
+    assert!(elsewhere.seen.lock().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_registry_without_token_service_gets_user_and_password() {
+    let blob = "content";
+    let digest = Digest::of(blob.as_bytes());
+    let server = Server::start(move |r| match r.authorization.as_deref() {
+        Some(ANNA) => ok("application/octet-stream", blob),
+        _ => answer(401, "www-authenticate: Basic realm=\"x\"\r\n", ""),
+    })
+    .await;
+    let read = fetch_as(&server, "hunter2").blob(&server.location(), &digest, 100).await;
+    assert_eq!(read.unwrap().as_ref(), blob.as_bytes());
+    let error = fetch().blob(&server.location(), &digest, 100).await.unwrap_err();
+    assert!(error.to_string().contains("none is configured"), "{error}");
 }

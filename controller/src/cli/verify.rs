@@ -12,12 +12,13 @@ use tidegate_pipelines::api::{AttestorSpec, TrustRootSpec, VerificationPolicySpe
 use tidegate_policies::image::ImageRef;
 use tidegate_policies::model::google::ImportOptions;
 use tidegate_policies::model::{Attestor, Policy, Scope, TrustRoot};
-use tidegate_policies::registry::{Fetch, HttpFetch};
+use tidegate_policies::registry::Fetch;
 use tidegate_policies::verdict::{Decision, Outcome, Verdict};
 use tidegate_policies::verifier::{Verifier, VerifyRequest};
 
 use super::documents::{self, Document};
 use super::{import, lint};
+use crate::registry::RegistryArgs;
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct VerifyArgs {
@@ -45,6 +46,8 @@ pub struct VerifyArgs {
     /// Where a classic policy has rules per cluster: `location.cluster`.
     #[arg(long)]
     pub cluster: Option<String>,
+    #[command(flatten)]
+    pub registry: RegistryArgs,
     #[arg(long, short, default_value = "table", value_enum)]
     pub output: Output,
 }
@@ -105,7 +108,7 @@ fn code(decision: Decision) -> ExitCode {
 
 async fn answer(args: &VerifyArgs, now: Timestamp) -> Result<(String, Decision), VerifyError> {
     let asked = asked(args)?;
-    let verdict = verify(args, &asked, Arc::new(HttpFetch::new()?), now).await?;
+    let verdict = verify(args, &asked, Arc::new(args.registry.fetch()?), now).await?;
     let text = match args.output {
         Output::Table => table(&verdict),
         Output::Json => format!("{}\n", serde_json::to_string_pretty(&verdict)?),
@@ -261,6 +264,7 @@ spec:
             service_account: None,
             revision: None,
             cluster: None,
+            registry: RegistryArgs::default(),
             output: Output::Table,
         }
     }

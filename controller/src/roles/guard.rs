@@ -6,7 +6,6 @@ use std::time::Duration;
 use anyhow::Context;
 use jiff::SignedDuration;
 use serde_json::json;
-use tidegate_policies::registry::HttpFetch;
 use tidegate_policies::verifier::Verifier;
 use tidegate_webhook::guard::{self, Ahead, Assessor, Decided, Guard, KubeCluster, Metrics, Recorder, Settings};
 use tidegate_webhook::serve::{Limits, Transport};
@@ -15,6 +14,7 @@ use tokio::task::JoinSet;
 
 use super::{CommonArgs, shutdown_signal};
 use crate::ledger::{DecisionRecord, Ledger, LogLedger};
+use crate::registry::RegistryArgs;
 use crate::serve::Telemetry;
 use crate::{clock, connect};
 
@@ -22,6 +22,8 @@ use crate::{clock, connect};
 pub struct Args {
     #[command(flatten)]
     pub common: CommonArgs,
+    #[command(flatten)]
+    pub registry: RegistryArgs,
     /// Name of this environment.
     #[arg(long)]
     pub environment: String,
@@ -58,7 +60,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     metrics.register(&mut *telemetry.registry.write().await);
 
     let (cluster, watches) = KubeCluster::new(client, &args.environment);
-    let verifier = Arc::new(Verifier::new(Arc::new(HttpFetch::new()?)));
+    let verifier = Arc::new(Verifier::new(Arc::new(args.registry.fetch()?)));
     let (assessor, unfinished) = Assessor::new(cluster.clone(), verifier, now.clone());
     let assessor = Arc::new(assessor);
     let ahead = Ahead::new(cluster.clone(), assessor.clone(), now.clone());

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use tidegate_policies::registry::HttpFetch;
 use tidegate_policies::verifier::Verifier;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -15,6 +14,7 @@ use crate::hub::index::Index;
 use crate::hub::metrics::Metrics;
 use crate::hub::{Hub, heartbeat::Heartbeats, queue, report, retention, verify::Verdicts};
 use crate::ledger::LogLedger;
+use crate::registry::RegistryArgs;
 use crate::serve::Telemetry;
 use crate::{clock, connect, lease};
 use tidegate_pipelines::api::names;
@@ -23,6 +23,8 @@ use tidegate_pipelines::api::names;
 pub struct Args {
     #[command(flatten)]
     pub common: CommonArgs,
+    #[command(flatten)]
+    pub registry: RegistryArgs,
     /// How many objects are worked on at a time.
     #[arg(long, default_value_t = 8)]
     pub concurrency: usize,
@@ -74,7 +76,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         tell.await;
         "github"
     });
-    let fetch = HttpFetch::new().context("the registry client")?;
+    let fetch = args.registry.fetch().context("the registry client")?;
     let hub = Arc::new(Hub {
         client,
         index,

@@ -4,10 +4,12 @@
 
 mod body;
 mod challenge;
+mod logins;
 mod reach;
 mod tokens;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -37,26 +39,34 @@ const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const MANIFESTS: &str = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json, \
     application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.list.v2+json";
 
-/// A user and password for one registry; sent to the token service that it names over TLS.
-#[derive(Clone)]
-pub struct Credentials {
-    pub username: String,
-    pub password: String,
-}
+pub use logins::{Credentials, Logins, docker_config};
+
+/// Docker's registry is not where its name leads to.
+const DOCKER: &str = "docker.io";
+const DOCKER_API: &str = "registry-1.docker.io";
 
 /// What an installation knows of its registries.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct HttpOptions {
-    /// By host, or host:port.
-    pub credentials: BTreeMap<String, Credentials>,
+    pub logins: Arc<dyn Logins>,
+    /// Hosts of token services that may be sent a registry's credentials, besides its own.
+    pub token_hosts: Vec<String>,
     /// Certificate authorities to trust besides the system's, as PEM.
     pub extra_roots: Vec<String>,
+}
+
+impl Default for HttpOptions {
+    fn default() -> Self {
+        let nobody: BTreeMap<String, Credentials> = BTreeMap::new();
+        Self { logins: Arc::new(nobody), token_hosts: vec![], extra_roots: vec![] }
+    }
 }
 
 /// Reads from real registries.
 pub struct HttpFetch {
     clients: BTreeMap<Reach, Client>,
-    credentials: BTreeMap<String, Credentials>,
+    logins: Arc<dyn Logins>,
+    token_hosts: Vec<String>,
     tokens: Mutex<tokens::Tokens>,
 }
 
@@ -85,13 +95,14 @@ impl HttpFetch {
             .into_iter()
             .map(|reach| Ok((reach, client(reach, &options.extra_roots)?)))
             .collect::<Result<_, FetchError>>()?;
-        Ok(Self { clients, credentials: options.credentials, tokens: Mutex::default() })
+        Ok(Self { clients, logins: options.logins, token_hosts: options.token_hosts, tokens: Mutex::default() })
     }
 
     /// Asks, with a token if the registry wants one.
     async fn ask(&self, ask: &Ask<'_>) -> Result<Answer, FetchError> {
         let scheme = if ask.at.insecure { "http" } else { "https" };
-        let url = Url::parse(&format!("{scheme}://{}{}", ask.at.registry, ask.path)).map_err(|e| ask.malformed(e))?;
+        let host = if ask.at.registry == DOCKER { DOCKER_API } else { &ask.at.registry };
+        let url = Url::parse(&format!("{scheme}://{host}{}", ask.path)).map_err(|e| ask.malformed(e))?;
         let known = self.tokens.lock().await.get(ask.at);
         let first = self.follow(ask, url.clone(), known.clone()).await?;
         if first.status != StatusCode::UNAUTHORIZED {
@@ -146,7 +157,8 @@ impl HttpFetch {
     }
 
     async fn token(&self, ask: &Ask<'_>, headers: &HeaderMap) -> Result<String, FetchError> {
-        let credentials = self.credentials.get(&ask.at.registry);
+        let credentials = self.logins.of(&ask.at.registry).await.map_err(|why| ask.unauthorized(&why))?;
+        let credentials = credentials.as_ref();
         match challenge::Challenge::read(headers) {
             Some(challenge::Challenge::Basic) => credentials
                 .map(tokens::basic)
@@ -156,6 +168,12 @@ impl HttpFetch {
                     .map_err(|reason| ask.unauthorized(&reason))?;
                 if url.scheme() != "https" && !(ask.at.insecure && url.scheme() == "http") {
                     return Err(ask.unauthorized("its token service is not https"));
+                }
+                if credentials.is_some() && !logins::may_go(&ask.at.registry, &url, &self.token_hosts) {
+                    return Err(ask.unauthorized(&format!(
+                        "its token service is at {}, where its credentials do not go unless --registry-token-hosts names it",
+                        url.host_str().unwrap_or("no host")
+                    )));
                 }
                 let home = url.host_str() == ask.at.registry.split(':').next();
                 let mut request = self.client(ask, &url, home)?.get(url);

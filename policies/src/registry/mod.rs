@@ -6,7 +6,7 @@ mod http;
 mod memory;
 
 pub use error::FetchError;
-pub use http::{Credentials, HttpFetch, HttpOptions};
+pub use http::{Credentials, HttpFetch, HttpOptions, Logins, docker_config};
 pub use memory::{BUNDLE_MEDIA_TYPE, MemoryFetch};
 
 use async_trait::async_trait;
