@@ -156,7 +156,7 @@ impl Hand<'_> {
 
     /// The route as the plan saw it.
     fn route<'s>(&self, seen: &'s Seen, version: &str) -> Result<&'s Route, ApplyError> {
-        let route = seen.route.as_ref().and_then(|r| r.as_ref().ok());
+        let route = seen.route.as_ref();
         route.filter(|r| r.view.resource_version == version).ok_or(ApplyError::Stale { what: "write the route" })
     }
 
@@ -175,9 +175,8 @@ impl Hand<'_> {
         reason: &str,
         rules: &[RuleWeights],
     ) -> Result<(), ApplyError> {
-        let route = seen.route.as_ref().and_then(|r| r.as_ref().ok());
         let wanted = Lowering {
-            route: route.ok_or(ApplyError::Stale { what: "lower the canary's weight to 0" })?,
+            route: seen.route.as_ref().ok_or(ApplyError::Stale { what: "lower the canary's weight to 0" })?,
             name: &seen.spec.route.http_route,
             service: &seen.spec.service,
             rollout,

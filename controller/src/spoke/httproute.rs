@@ -12,7 +12,7 @@ use kube::Resource;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tidegate_pipelines::api::names;
-use tidegate_pipelines::rollout::{RouteDecision, RouteView, RuleView, RuleWeights};
+use tidegate_pipelines::rollout::{Odd, RouteDecision, RouteView, RuleView, RuleWeights};
 
 /// A route with everything that is in it; only the metadata are typed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -54,8 +54,6 @@ impl Resource for HttpRoute {
 /// Why a patch cannot be made from what was read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RouteError {
-    #[error("rule {rule} names the Service '{service}' or its canary more than once: which one is stable?")]
-    AmbiguousStable { rule: usize, service: String },
     #[error("rule {rule} no longer names the stable Service")]
     RuleGone { rule: usize },
     #[error("rule {rule} has no backendRef for the canary yet")]
@@ -65,20 +63,21 @@ pub enum RouteError {
 impl RouteError {
     pub fn reason(&self) -> &'static str {
         match self {
-            RouteError::AmbiguousStable { .. } => "AmbiguousStable",
             RouteError::RuleGone { .. } => "RuleGone",
             RouteError::NotOnboarded { .. } => "NotOnboarded",
         }
     }
 }
 
-/// Where our two refs stand in one rule.
+/// Where stable and canary stand in one rule: once each, unless somebody wrote it otherwise.
 #[derive(Clone, Debug, PartialEq)]
 struct Place {
     rule: usize,
-    stable: usize,
-    canary: Option<usize>,
+    stable: Option<usize>,
+    canaries: Vec<usize>,
     stable_ref: Value,
+    /// Refs that are neither.
+    others: bool,
 }
 
 /// A route as read: what the planner sees of it, and the places that patches name.
@@ -121,8 +120,17 @@ fn accepted_generation(route: &HttpRoute) -> Option<i64> {
     parents.iter().filter_map(of_parent).max()
 }
 
+/// Only requests that ask for it come to this rule: a person's own way to the canary, which is no share of traffic.
+fn asked_for(rule: &Value) -> bool {
+    let some = |one: &Value, key: &str| one.get(key).and_then(Value::as_array).is_some_and(|list| !list.is_empty());
+    let matches = rule.get("matches").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    !matches.is_empty() && matches.iter().all(|one| some(one, "headers") || some(one, "queryParams"))
+}
+
 impl Route {
-    pub fn read(route: &HttpRoute, stable: &str, canary: &str) -> Result<Self, RouteError> {
+    /// Reads whatever stands there: a rule that cannot be driven is said to be odd, and its canary's refs are
+    /// known all the same, since lowering must always be possible.
+    pub fn read(route: &HttpRoute, stable: &str, canary: &str) -> Self {
         let namespace = route.metadata.namespace.as_deref().unwrap_or_default();
         let (mut places, mut rules) = (Vec::new(), Vec::new());
         let all = route.data.pointer("/spec/rules").and_then(Value::as_array);
@@ -131,21 +139,33 @@ impl Route {
             let found = |name: &str| -> Vec<usize> {
                 refs.iter().enumerate().filter(|(_, b)| is_service(b, name, namespace)).map(|(i, _)| i).collect()
             };
-            let (at_stable, at_canary) = (found(stable), found(canary));
-            let Some(&place) = at_stable.first() else { continue };
-            if at_stable.len() > 1 || at_canary.len() > 1 {
-                return Err(RouteError::AmbiguousStable { rule: index, service: stable.to_owned() });
+            let (at_stable, canaries) = (found(stable), found(canary));
+            let sum = |places: &[usize]| places.iter().fold(0u32, |sum, i| sum.saturating_add(weight_of(&refs[*i])));
+            let (canary_sum, place) = (sum(&canaries), at_stable.first().copied());
+            if place.is_none() && (canaries.is_empty() || asked_for(rule)) {
+                continue;
             }
-            let canary = at_canary.first().copied();
-            rules.push(RuleView {
-                rule: index,
-                stable_weight: weight_of(&refs[place]),
-                canary_weight: canary.map(|c| weight_of(&refs[c])),
-                foreign: refs.len() > 1 + at_canary.len(),
-            });
-            places.push(Place { rule: index, stable: place, canary, stable_ref: refs[place].clone() });
+            let odd = match place {
+                None => Some(Odd::StableGone),
+                Some(_) if at_stable.len() > 1 || canaries.len() > 1 => Some(Odd::Ambiguous),
+                Some(_) => None,
+            };
+            let others = refs.len() > at_stable.len() + canaries.len();
+            // Without weight it sends nothing to the canary, and without stable it is no rule of ours.
+            if place.is_some() || canary_sum > 0 {
+                rules.push(RuleView {
+                    rule: index,
+                    stable_weight: place.map_or(0, |p| weight_of(&refs[p])),
+                    stable_elsewhere: sum(at_stable.get(1..).unwrap_or_default()),
+                    canary_weight: (!canaries.is_empty()).then_some(canary_sum),
+                    foreign: others,
+                    odd,
+                });
+            }
+            let stable_ref = place.map_or(Value::Null, |p| refs[p].clone());
+            places.push(Place { rule: index, stable: place, canaries, stable_ref, others });
         }
-        let port = places.first().and_then(|p| p.stable_ref.get("port")).and_then(Value::as_u64);
+        let port = places.iter().find_map(|p| p.stable_ref.get("port")).and_then(Value::as_u64);
         let annotations = route.metadata.annotations.as_ref();
         let annotation = |key: &str| annotations.and_then(|a| a.get(key)).map(String::as_str);
         let view = RouteView {
@@ -161,23 +181,24 @@ impl Route {
                 .and_then(|text| text.split_once('/'))
                 .map(|(uid, reason)| (uid.to_owned(), reason.to_owned())),
         };
-        Ok(Route {
+        Route {
             view,
             places,
             stable: stable.to_owned(),
             canary: canary.to_owned(),
             has_annotations: annotations.is_some_and(|a| !a.is_empty()),
             port: port.and_then(|p| u16::try_from(p).ok()),
-        })
+        }
     }
 
     /// Takes the route over: our annotations, and our backendRef at weight 0 in the rules named. The copy of
     /// stable's ref keeps its port and filters, so that the canary's requests are treated alike.
     pub fn adopt(&self, version: &str, decision: &RouteDecision, rules: &[usize]) -> Patch {
         let mut ops = self.guarded(version);
-        for place in self.places.iter().filter(|p| p.canary.is_none() && rules.contains(&p.rule)) {
+        for place in self.places.iter().filter(|p| p.canaries.is_empty() && rules.contains(&p.rule)) {
+            let Some(stable) = place.stable else { continue };
             let refs = format!("/spec/rules/{}/backendRefs", place.rule);
-            ops.push(test(&format!("{refs}/{}/name", place.stable), json!(self.stable)));
+            ops.push(test(&format!("{refs}/{stable}/name"), json!(self.stable)));
             let mut canary = place.stable_ref.clone();
             canary["name"] = json!(self.canary);
             canary["weight"] = json!(0);
@@ -226,10 +247,15 @@ impl Route {
     pub fn clear(&self, version: &str, remove_canary_ref: bool) -> Patch {
         let mut ops = vec![test("/metadata/resourceVersion", json!(version))];
         for place in self.places.iter().filter(|_| remove_canary_ref) {
-            let Some(canary) = place.canary else { continue };
+            if place.stable.is_none() && !place.others {
+                continue;
+            }
             let refs = format!("/spec/rules/{}/backendRefs", place.rule);
-            ops.push(test(&format!("{refs}/{canary}/name"), json!(self.canary)));
-            ops.push(remove(&format!("{refs}/{canary}")));
+            // From the last to the first: what is removed moves those behind it.
+            for canary in place.canaries.iter().rev() {
+                ops.push(test(&format!("{refs}/{canary}/name"), json!(self.canary)));
+                ops.push(remove(&format!("{refs}/{canary}")));
+            }
         }
         for (key, present) in [
             (names::ROUTE_ROLLOUT, self.view.rollout.is_some()),
@@ -264,7 +290,7 @@ impl Route {
         for weights in rules {
             let place = self.places.iter().find(|p| p.rule == weights.rule);
             let Some(place) = place else { return Err(RouteError::RuleGone { rule: weights.rule }) };
-            let Some(canary) = place.canary else {
+            let Some(canary) = place.canaries.first() else {
                 // A rule that came later and was not onboarded serves stable alone: that is weight 0.
                 if weights.canary == 0 {
                     continue;
@@ -272,10 +298,26 @@ impl Route {
                 return Err(RouteError::NotOnboarded { rule: weights.rule });
             };
             let refs = format!("/spec/rules/{}/backendRefs", place.rule);
-            ops.push(test(&format!("{refs}/{}/name", place.stable), json!(self.stable)));
+            if let Some(stable) = place.stable {
+                ops.push(test(&format!("{refs}/{stable}/name"), json!(self.stable)));
+            }
             ops.push(test(&format!("{refs}/{canary}/name"), json!(self.canary)));
-            ops.push(add(&format!("{refs}/{}/weight", place.stable), json!(weights.stable)));
-            ops.push(add(&format!("{refs}/{canary}/weight"), json!(weights.canary)));
+            for more in place.canaries.iter().skip(1) {
+                ops.push(test(&format!("{refs}/{more}/name"), json!(self.canary)));
+                ops.push(add(&format!("{refs}/{more}/weight"), json!(0)));
+            }
+            match place.stable {
+                Some(stable) => {
+                    ops.push(add(&format!("{refs}/{stable}/weight"), json!(weights.stable)));
+                    ops.push(add(&format!("{refs}/{canary}/weight"), json!(weights.canary)));
+                }
+                // Nothing else there would take its requests: our ref becomes stable's.
+                None if weights.canary == 0 => {
+                    ops.push(add(&format!("{refs}/{canary}/weight"), json!(weights.stable)));
+                    ops.push(replace(&format!("{refs}/{canary}/name"), json!(self.stable)));
+                }
+                None => ops.push(add(&format!("{refs}/{canary}/weight"), json!(weights.canary))),
+            }
         }
         Ok(())
     }

@@ -27,7 +27,7 @@ fn plain() -> HttpRoute {
 }
 
 fn read(route: &HttpRoute) -> Route {
-    Route::read(route, "portal", "portal-canary").unwrap()
+    Route::read(route, "portal", "portal-canary")
 }
 
 /// The same share in every rule, as the planner computes it.
@@ -186,7 +186,52 @@ fn a_backend_of_that_name_in_another_namespace_or_kind_is_not_ours() {
 fn a_rule_that_names_stable_twice_is_refused() {
     let route =
         route(json!([{"backendRefs": [{"name": "portal", "port": 80}, {"name": "portal", "port": 81}]}]), json!({}));
-    assert_eq!(Route::read(&route, "portal", "portal-canary").unwrap_err().reason(), "AmbiguousStable");
+    assert_eq!(read(&route).view.odd().map(|(code, _)| code), Some("AmbiguousStable"));
+    assert!(!read(&route).view.lacks_ref(), "and gets no ref of ours");
+}
+
+fn weights_in(route: &HttpRoute, rule: usize) -> Vec<(String, i64)> {
+    let refs = route.data["spec"]["rules"][rule]["backendRefs"].as_array().unwrap();
+    refs.iter().map(|b| (b["name"].as_str().unwrap().to_owned(), b["weight"].as_i64().unwrap_or(1))).collect()
+}
+
+#[test]
+fn lowering_works_on_a_rule_that_became_ambiguous_in_mid_canary() {
+    let mut raised = raise(&adopt(&plain()), 50);
+    raised.data["spec"]["rules"][1]["backendRefs"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({"name": "portal", "port": 81, "weight": 1}));
+    let view = read(&raised).view;
+    assert!(view.most() > 49.0 && view.odd().is_some());
+    let rules: Vec<_> = view.rules.iter().map(|r| RuleWeights { rule: r.rule, stable: r.total(), canary: 0 }).collect();
+    let after = apply(&raised, &read(&raised).lower_to_zero("u-1", "Judge", &rules).unwrap()).unwrap();
+    let expected = [("portal".to_owned(), 100), ("portal-canary".to_owned(), 0), ("portal".to_owned(), 1)];
+    assert_eq!(weights_in(&after, 1), expected);
+    assert_eq!(read(&after).view.most(), 0.0);
+}
+
+#[test]
+fn lowering_gives_stable_the_place_of_a_canary_that_stands_alone() {
+    let mut raised = raise(&adopt(&plain()), 50);
+    raised.data["spec"]["rules"][1]["backendRefs"].as_array_mut().unwrap().remove(0);
+    let view = read(&raised).view;
+    assert_eq!((view.most(), view.odd().map(|(code, _)| code)), (100.0, Some("StableNotInRule")));
+    let rules: Vec<_> = view.rules.iter().map(|r| RuleWeights { rule: r.rule, stable: r.total(), canary: 0 }).collect();
+    let after = apply(&raised, &read(&raised).lower_to_zero("u-1", "Judge", &rules).unwrap()).unwrap();
+    assert_eq!(weights_in(&after, 1), [("portal".to_owned(), 50)]);
+    assert_eq!(read(&after).view.most(), 0.0);
+}
+
+#[test]
+fn a_persons_own_way_to_the_canary_is_no_share_of_traffic() {
+    let by_header = json!({
+        "matches": [{"headers": [{"name": "x-canary", "value": "1"}]}],
+        "backendRefs": [{"name": "portal-canary", "port": 80}]
+    });
+    let route = route(json!([by_header, {"backendRefs": [{"name": "portal", "port": 80}]}]), json!({}));
+    let view = read(&adopt(&route)).view;
+    assert_eq!((view.rules.len(), view.most(), view.odd()), (1, 0.0, None));
 }
 
 #[test]

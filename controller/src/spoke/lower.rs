@@ -74,7 +74,7 @@ pub(super) async fn to_zero(
         tokio::time::sleep(PAUSE).await;
         let Ok(fresh) = timeout(wanted.patience, bounded(api.get(wanted.name))).await else { continue };
         let fresh = fresh.map_err(called(WHAT))?;
-        let route = Route::read(&fresh, wanted.service, &names::canary_name(wanted.service))?;
+        let route = Route::read(&fresh, wanted.service, &names::canary_name(wanted.service));
         remember(fresh);
         if route.view.promoting || route.view.rollout.as_deref() != Some(wanted.rollout) {
             return Err(ApplyError::Stale { what: WHAT });
@@ -146,7 +146,7 @@ mod tests {
         };
         let api: Api<HttpRoute> = Api::namespaced(Client::new(service, "acme"), "acme");
         let route: HttpRoute = serde_json::from_value(object()).unwrap();
-        let route = Route::read(&route, "portal", "portal-canary").unwrap();
+        let route = Route::read(&route, "portal", "portal-canary");
         let rules = [RuleWeights { rule: 0, stable: 100, canary: 0 }];
         let wanted = Lowering {
             route: &route,

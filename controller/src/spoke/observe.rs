@@ -19,7 +19,7 @@ use tidegate_pipelines::rollout::{
 };
 
 use super::evidence::{Answer, Question};
-use super::httproute::{Route, RouteError};
+use super::httproute::Route;
 use super::pods::{self, SeenReady};
 use super::verdict;
 use super::world::{InForce, World};
@@ -55,7 +55,8 @@ pub struct Seen {
     pub status: RolloutStatus,
     pub environment: Arc<Environment>,
     pub in_force: Option<InForce>,
-    pub route: Option<Result<Route, RouteError>>,
+    /// None: there is none. One that cannot be driven is there, and says so.
+    pub route: Option<Route>,
     pub stable: Option<Arm>,
     pub canary: Option<Arm>,
     pub autoscaler: Option<Arc<HorizontalPodAutoscaler>>,
@@ -96,7 +97,7 @@ impl Seen {
             canary: self.canary.clone(),
             canary_service: self.canary_service,
             hpa: self.autoscaler.as_deref().map(hpa),
-            route: self.route.as_ref().and_then(|r| r.as_ref().ok()).map(|r| r.view.clone()),
+            route: self.route.as_ref().map(|route| route.view.clone()),
             data_plane: self.data_plane,
             judge: self.judge.clone(),
             health: self.health,
@@ -137,7 +138,7 @@ pub fn observe(
 
     let route = world.routes.get(Some(namespace), &spec.route.http_route);
     let route = route.map(|route| Route::read(&route, &spec.service, &canary_service));
-    let on_route = route.as_ref().and_then(|r| r.as_ref().ok()).and_then(|r| r.view.decision.as_ref());
+    let on_route = route.as_ref().and_then(|r| r.view.decision.as_ref());
     let highest = status.epoch.max(on_route.map_or(0, |d| d.epoch));
     let epoch = *memory.epoch.get_or_insert(highest + 1);
 
@@ -168,7 +169,7 @@ pub fn observe(
         watch: watch.unwrap_or(Watch::Before),
     };
     let interval = environment.spec.metrics.scrape_interval.as_duration();
-    let port = route.as_ref().and_then(|r| r.as_ref().ok()).and_then(|r| r.port);
+    let port = route.as_ref().and_then(|r| r.port);
     let port = port.or_else(|| service_port(world, namespace, &spec.service)).unwrap_or(80);
     let question = watch.map(|_| question(&environment, &spec, &status, scene.clone(), port));
     let lag = environment.spec.metrics.gateway.as_ref().map(|g| g.lag.as_duration()).filter(|lag| !lag.is_zero());

@@ -1,7 +1,7 @@
 //! Second step: what makes a rollout impossible whatever the planner wants. Looks only, and says what to change.
 
 use tidegate_pipelines::api::{RolloutPhase, RolloutReason};
-use tidegate_pipelines::rollout::Reason;
+use tidegate_pipelines::rollout::{Odd, Reason};
 
 use super::canary::CanaryError;
 use super::observe::Seen;
@@ -28,10 +28,13 @@ pub fn validate(seen: &Seen, environment: &str) -> Result<Option<Reason>, Valida
     Ok(refusal(seen))
 }
 
+/// What only a person can mend. A canary's ref without stable is lowered by the rollout itself.
+fn ambiguous(seen: &Seen) -> Option<(&'static str, String)> {
+    let view = &seen.route.as_ref()?.view;
+    view.rules.iter().any(|rule| rule.odd == Some(Odd::Ambiguous)).then(|| view.odd())?
+}
+
 fn refusal(seen: &Seen) -> Option<Reason> {
-    if let Some(Err(error)) = &seen.route {
-        return Some(Reason::new(error.reason(), error.to_string()));
-    }
     if seen.spec.namespace != seen.namespace() {
         let message =
             format!("spec.namespace is '{}': a Rollout lives in the namespace it acts on", seen.spec.namespace);
@@ -40,6 +43,9 @@ fn refusal(seen: &Seen) -> Option<Reason> {
     if seen.spec.reason == RolloutReason::Retire {
         // It ships nothing: what else may be wrong does not matter any more.
         return None;
+    }
+    if let Some((code, why)) = ambiguous(seen) {
+        return Some(Reason::new(code, why));
     }
     if let Some(taken) = &seen.taken {
         let error = CanaryError::Foreign(taken.clone());

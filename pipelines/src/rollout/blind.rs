@@ -45,25 +45,35 @@ pub(super) fn is_blind(d: &mut Draft<'_>) -> bool {
     }
 }
 
+/// The moves of a blind rollout with weight: they need neither a settled route nor anything else that is awaited.
+pub(super) fn retreats(d: &mut Draft<'_>) -> bool {
+    if d.status.weight == 0 || !is_blind(d) {
+        return false;
+    }
+    if d.status.blind_retreat_at.is_none() {
+        retreat(d);
+        return true;
+    }
+    let since = d.status.blind_retreat_at.clone();
+    let due = d.passed(&since, d.strategy().blind_limit.as_duration());
+    if due {
+        to_zero(d);
+    }
+    due
+}
+
 /// True: blindness or the return of sight is what this look is about.
 pub(super) fn go(d: &mut Draft<'_>) -> bool {
     let blind = is_blind(d);
     if d.status.blind_retreat_at.is_none() {
-        if blind && d.status.weight > 0 {
-            retreat(d);
-        } else if blind {
+        if blind {
             d.say("NoFreshSamples", "no fresh sample of either arm: no weight is raised");
         }
         return blind;
     }
     if blind || d.seen.judge.is_none() {
         d.status.sight_since = None;
-        let since = d.status.blind_retreat_at.clone();
-        if d.status.weight > 0 && d.passed(&since, d.strategy().blind_limit.as_duration()) {
-            to_zero(d);
-        } else {
-            d.say("Blind", "no fresh sample of either arm: gone back, waiting for samples");
-        }
+        d.say("Blind", "no fresh sample of either arm: gone back, waiting for samples");
         return true;
     }
     if d.status.sight_since.is_none() {
@@ -83,6 +93,9 @@ fn retreat(d: &mut Draft<'_>) {
     d.status.sight_since = None;
     let certified = d.status.certified_weight;
     if certified == 0 {
+        to_zero(d);
+    } else if d.seen.route.as_ref().is_some_and(|route| route.least() + 0.5 < f64::from(certified)) {
+        // Part of the route is below it already, by another's hand: nothing is raised without sight.
         to_zero(d);
     } else if certified < d.status.weight {
         d.set_weight(

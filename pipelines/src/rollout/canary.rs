@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::api::{OnHubLost, OnInconclusive, RolloutPhase, Span};
 
 use super::draft::{Draft, moved};
-use super::observed::JudgeSays;
+use super::observed::{JudgeSays, RouteView};
 use super::preparing::judge_lacks;
 use super::steer::{Lowering, Route, Stage, fits, stages};
 use super::target::Gate;
@@ -16,6 +16,11 @@ const WARM_WEIGHT: u8 = 2;
 
 pub(super) fn go(d: &mut Draft<'_>) {
     if interrupt::before_promoting(d) || past_deadline(d) {
+        return;
+    }
+    let held = capacity::hold_stable(d);
+    // A weight that goes back waits for nothing that the route still lacks.
+    if !d.stale_view() && blind::retreats(d) {
         return;
     }
     match d.steer() {
@@ -35,6 +40,10 @@ pub(super) fn go(d: &mut Draft<'_>) {
     if hub_retreat(d) {
         return;
     }
+    if let Some((code, why)) = d.seen.route.as_ref().and_then(RouteView::odd) {
+        d.say(code, format!("no step is taken: {why}"));
+        return overdue(d, code, "the route was not mended in time");
+    }
     if d.status.weight > 0 {
         // Stable may have grown: the canary keeps its share of it.
         capacity::prepare(d, d.status.weight);
@@ -44,7 +53,7 @@ pub(super) fn go(d: &mut Draft<'_>) {
     match stages.get(index) {
         Some(Stage::Weight(weight)) => {
             let first = !stages[..index].iter().any(|stage| matches!(stage, Stage::Weight(_)));
-            at_weight(d, *weight, first);
+            at_weight(d, *weight, first, held);
         }
         Some(Stage::Pause(span)) => pause(d, *span),
         None => promoting::enter(d),
@@ -130,7 +139,7 @@ fn pause(d: &mut Draft<'_>, span: Option<Span>) {
     advance(d, "PauseOver", "the pause step is over".into());
 }
 
-fn at_weight(d: &mut Draft<'_>, weight: u8, first: bool) {
+fn at_weight(d: &mut Draft<'_>, weight: u8, first: bool, held: bool) {
     let target = weight.min(d.seen.spec.max_weight);
     let caps = first
         && d.strategy().mask > Span::ZERO
@@ -139,7 +148,7 @@ fn at_weight(d: &mut Draft<'_>, weight: u8, first: bool) {
         && d.seen.route.as_ref().is_some_and(|route| fits(route, WARM_WEIGHT));
     let warming = caps && d.status.weight == WARM_WEIGHT;
     if d.status.weight != target && !warming {
-        return approach(d, if caps { WARM_WEIGHT } else { target }, target);
+        return approach(d, if caps { WARM_WEIGHT } else { target }, target, held);
     }
     if target == 0 {
         return d.say("CeilingReached", "the hub's ceiling is 0: waiting for it to rise");
@@ -155,10 +164,12 @@ fn at_weight(d: &mut Draft<'_>, weight: u8, first: bool) {
     if warming {
         let mask = d.strategy().mask;
         if d.passed(&since, mask.as_duration()) {
-            return approach(d, target, target);
+            return approach(d, target, target, held);
         }
         return d.say("WarmingUp", format!("weight {WARM_WEIGHT} for {mask} while the pods warm up; then {target}"));
     }
+    // The weight stands: what was awaited before is over.
+    d.status.capacity_since = None;
     if d.status.weight < weight {
         return d.say(
             "CeilingReached",
@@ -212,7 +223,7 @@ fn judged(d: &mut Draft<'_>, weight: u8) {
 }
 
 /// To `weight` on the way to the step's `target`: down at once, up with everything that a raise needs.
-fn approach(d: &mut Draft<'_>, weight: u8, target: u8) {
+fn approach(d: &mut Draft<'_>, weight: u8, target: u8, held: bool) {
     if weight < d.status.weight {
         return d.set_weight(weight, "WeightLowered", format!("weight {weight}: the step's or the hub's ceiling"));
     }
@@ -230,6 +241,10 @@ fn approach(d: &mut Draft<'_>, weight: u8, target: u8) {
     }
     if target == 100 && !gate(d) {
         return;
+    }
+    if !held {
+        d.say("StableCapacity", "stable's capacity is not held against its autoscaler yet");
+        return overdue(d, "StableCapacity", "stable's capacity could not be held in time");
     }
     if !capacity::prepare(d, target) {
         let pods = capacity::pods_for(capacity::whole(d), target);

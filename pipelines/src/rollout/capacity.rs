@@ -21,9 +21,11 @@ pub(super) fn pods_for(stable: u32, percent: u8) -> u32 {
     u32::try_from(pods).unwrap_or(u32::MAX).max(1)
 }
 
-/// N: what stable needs to serve everything.
+/// N: what stable needs to serve everything. Under an autoscaler the most that it had in this rollout, since
+/// that shrinks an arm which lost its requests; without one, what a person set.
 pub(super) fn whole(d: &Draft<'_>) -> u32 {
-    d.seen.stable.as_ref().map_or(0, |stable| stable.wanted).max(d.status.stable_replicas).max(1)
+    let floor = d.seen.hpa.as_ref().map_or(0, |hpa| d.status.stable_replicas.min(hpa.max));
+    d.seen.stable.as_ref().map_or(0, |stable| stable.wanted).max(floor).max(1)
 }
 
 /// The images that the canary arm is to carry now, and the mark of the write that puts them there.
@@ -65,7 +67,12 @@ pub(super) fn prepare(d: &mut Draft<'_>, percent: u8) -> bool {
                 d.after(Action::ScaleCanary { replicas });
             }
         }
-        _ => d.after(Action::EnsureCanary { images, replicas, stamp }),
+        other => {
+            // Other images for pods that serve requests now: never fewer of them.
+            let serving = d.seen.route.as_ref().is_some_and(|route| route.most() > 0.0);
+            let now = other.as_ref().filter(|_| serving).map_or(0, |canary| canary.wanted);
+            d.after(Action::EnsureCanary { images, replicas: replicas.max(now), stamp });
+        }
     }
     d.seen.canary_service && ready_for(d, percent)
 }
@@ -85,10 +92,14 @@ pub(super) fn stable_ready_with(d: &Draft<'_>, images: &[ReleaseImage]) -> bool 
     d.seen.stable.as_ref().is_some_and(|stable| stable.carries(images) && stable.settled_ready() >= need)
 }
 
-/// Holds stable's capacity against its autoscaler; true when that is done or not needed.
+/// Holds stable's capacity against its autoscaler, which would shrink the arm that loses its requests; true when
+/// that is done or not needed. Asked at every look: load that grows raises what is held.
 pub(super) fn hold_stable(d: &mut Draft<'_>) -> bool {
     let Some(hpa) = &d.seen.hpa else { return true };
-    let need = whole(d);
+    let wanted = d.seen.stable.as_ref().map_or(0, |stable| stable.wanted);
+    d.status.stable_replicas = d.status.stable_replicas.max(wanted);
+    // More than its maximum the API server would refuse.
+    let need = whole(d).min(hpa.max.max(1));
     if hpa.min >= need {
         return true;
     }

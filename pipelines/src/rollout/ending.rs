@@ -54,7 +54,8 @@ pub(super) fn go(d: &mut Draft<'_>) {
     if ending.quarantine {
         quarantine_images(d, Order::BeforeStatus);
     }
-    if d.owns_route() && d.seen.route.as_ref().is_some_and(|route| route.most() > 0.0) {
+    // Whoever put the weight there: the canary's pods stay as long as a request may come to them.
+    if d.seen.route.as_ref().is_some_and(|route| route.most() > 0.0) {
         d.lower(Lowering::Foreign);
         d.say("Lowering", format!("weight 0 before anything else; then {:?}: {}", ending.end, ending.message));
         return;
@@ -92,8 +93,10 @@ pub(super) fn close(d: &mut Draft<'_>, end: RolloutPhase, message: impl Into<Str
 /// Canary to nothing, the route without our marks. Ordered whatever the view says of the canary:
 /// a stale view must not leave pods behind.
 pub(super) fn take_down(d: &mut Draft<'_>) {
-    if d.owns_route()
-        && let Some(route) = &d.seen.route
+    let own = d.owns_route();
+    if let Some(route) = &d.seen.route
+        // Our backendRef goes with the pipeline although the marks are off (the bake is over).
+        && (own || d.seen.retire && route.rollout.is_none())
     {
         let resource_version = route.resource_version.clone();
         d.before(Action::ClearRoute { resource_version, remove_canary_ref: d.seen.retire });

@@ -6,7 +6,7 @@ use std::fmt;
 use crate::api::{RolloutPhase, RolloutReason, RolloutStatus};
 
 use super::action::{Action, Order, Plan, RuleWeights};
-use super::observed::{JudgeSays, Observed};
+use super::observed::{JudgeSays, Observed, RouteView};
 
 /// One broken promise. `invariant` is the number in architecture.md.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +35,8 @@ pub fn check(seen: &Observed<'_>, plan: &Plan) -> Vec<Violation> {
     check.one_at_a_time();
     check.breach_first();
     check.blind();
+    check.frozen();
+    check.held();
     check.record();
     for ordered in &plan.actions {
         check.action(ordered.order, &ordered.action);
@@ -136,22 +138,89 @@ impl Check<'_> {
         }
     }
 
-    /// Invariant 9: a blind rollout with weight retreats.
-    fn blind(&mut self) {
+    fn is_blind(&self) -> bool {
         let limit = self.seen.spec.strategy.blind_limit.as_duration();
-        let blind = self.seen.judge.as_ref().is_some_and(|judge| judge.blind_for >= limit);
+        match &self.seen.judge {
+            Some(judge) => judge.blind_for >= limit,
+            None => self.seen.status.blind_since.as_ref().is_some_and(|since| {
+                self.seen.now.duration_since(since.0) >= jiff::SignedDuration::try_from(limit).unwrap_or_default()
+            }),
+        }
+    }
+
+    /// This process drives it, its view is not older than the status, and no end has begun.
+    fn drives(&self, phase: RolloutPhase) -> bool {
         let status = self.seen.status;
-        let mine = self.phase() == RolloutPhase::Canary && status.ending.is_none() && self.seen.epoch >= status.epoch;
-        let next = &self.plan.next_status;
+        let stale = self.plan.report.iter().any(|reason| reason.code == "StaleView");
+        self.phase() == phase && status.ending.is_none() && self.seen.epoch >= status.epoch && !stale
+    }
+
+    fn most(&self) -> f64 {
+        self.seen.route.as_ref().map_or(0.0, RouteView::most)
+    }
+
+    /// Invariant 9: a blind rollout with weight retreats, and what it decides is lowered on the route.
+    fn blind(&mut self) {
+        if !self.is_blind() || !self.drives(RolloutPhase::Canary) || self.seen.status.weight == 0 {
+            return;
+        }
+        let (status, next) = (self.seen.status, &self.plan.next_status);
         let answered = next.blind_retreat_at.is_some() || next.ending.is_some() || next.weight == 0;
-        let unsettled =
-            !self.plan.actions.is_empty() || self.plan.report.iter().any(|reason| reason.code == "StaleView");
-        let gone = self.seen.route.is_none();
-        self.demand(
-            9,
-            !(blind && mine && status.weight > 0) || answered || unsettled || gone,
-            "blind, and the weight stays",
-        );
+        let fresh = next.weight < status.weight;
+        let lowers = |action: &Action| match action {
+            Action::LowerToZero { .. } => true,
+            Action::SetWeights { percent, .. } => f64::from(*percent) <= f64::from(next.weight),
+            _ => false,
+        };
+        let higher = self.most() > f64::from(next.weight) + 0.5;
+        let lowered = !(fresh && higher) || self.plan.actions.iter().any(|one| lowers(&one.action));
+        self.demand(9, answered, "blind, and the weight stays");
+        self.demand(9, lowered, "blind, and the lowering that is recorded is not written");
+    }
+
+    /// Invariant 9 from `Promoting` on: the route is frozen, unless a breach or a denial turns it round.
+    fn frozen(&mut self) {
+        let next = &self.plan.next_status;
+        if !self.is_blind() || !self.drives(RolloutPhase::Promoting) || next.going_back.is_some() || next.first_release
+        {
+            return;
+        }
+        let moves = self.plan.actions.iter().any(|one| {
+            matches!(
+                one.action,
+                Action::SetWeights { .. } | Action::LowerToZero { .. } | Action::SetStableTemplate { .. }
+            )
+        });
+        let ended = self.plan.next_status.phase.is_some_and(RolloutPhase::is_terminal);
+        self.demand(9, !moves || ended, "blind while promoting, and something moves");
+    }
+
+    /// Pods that stable needs for everything: under an autoscaler the most that it had.
+    fn whole(&self) -> u32 {
+        let wanted = self.seen.stable.as_ref().map_or(1, |stable| stable.wanted);
+        let floor = self.seen.hpa.as_ref().map_or(0, |hpa| self.plan.next_status.stable_replicas.min(hpa.max));
+        wanted.max(floor).max(1)
+    }
+
+    /// Invariant 2 against an autoscaler: an arm that loses its requests keeps its pods.
+    fn held(&mut self) {
+        let next = &self.plan.next_status;
+        let walking = [RolloutPhase::Canary, RolloutPhase::Promoting, RolloutPhase::RollingBack];
+        let phase = self.phase();
+        let stays = next.phase == Some(phase) && next.ending.is_none() && !next.first_release;
+        let returning = next.promoting == Some(crate::api::PromotingStep::Returning);
+        let turned = next.going_back.is_some() != self.seen.status.going_back.is_some();
+        let (Some(hpa), Some(stable)) = (&self.seen.hpa, &self.seen.stable) else { return };
+        if !walking.contains(&phase) || !self.drives(phase) || !stays || returning || turned {
+            return;
+        }
+        let known = next.stable_replicas >= stable.wanted;
+        let need = self.whole().min(hpa.max.max(1));
+        let raises = self.plan.actions.iter().any(|one| one.action == Action::RaiseHpaMin { min: need });
+        let asked = hpa.managed_by.is_some();
+        let good = hpa.min >= need || raises || asked;
+        self.demand(2, known, "stable has grown, and nobody remembers");
+        self.demand(2, good, "stable's capacity is not held against its autoscaler");
     }
 
     /// Invariant 6: what is written to the route is what the status records.
@@ -197,15 +266,23 @@ impl Check<'_> {
             Action::RemoveCanary => {
                 let gone = self.seen.retire || self.seen.spec.reason == RolloutReason::Retire;
                 self.demand(8, gone, "the canary arm is removed although its pipeline is there");
-                let weight = self.seen.route.as_ref().is_some_and(|route| route.most() > 0.0);
-                self.demand(2, !weight, "the canary arm is removed while requests go to it");
+                self.pods(0);
             }
-            Action::EnsureCanary { images, .. } => {
+            Action::EnsureCanary { images, replicas, .. } => {
                 let new = *images == self.seen.spec.images && self.plan.next_status.going_back.is_none();
                 self.demand(1, !new || !self.quarantined(images), "a quarantined digest gets pods");
+                self.pods(*replicas);
             }
+            Action::ScaleCanary { replicas } => self.pods(*replicas),
             _ => {}
         }
+    }
+
+    /// Invariant 2: pods that get requests are not taken away.
+    fn pods(&mut self, replicas: u32) {
+        let pods = self.seen.canary.as_ref().map_or(0, |canary| canary.wanted);
+        let fewer = pods > replicas && self.most() > 0.0;
+        self.demand(2, !fewer, format!("{pods} canary pods become {replicas} while the route names them"));
     }
 
     fn quarantined(&self, images: &[crate::api::ReleaseImage]) -> bool {
@@ -235,14 +312,20 @@ impl Check<'_> {
         let next = &self.plan.next_status;
         let back = next.going_back.is_some();
         let written = seen.route.as_ref().and_then(|route| route.decision.as_ref());
-        let older = written.is_none_or(|old| old.rollout != seen.rollout.uid || old.n < n);
+        let older = written.is_some_and(|old| old.rollout == seen.rollout.uid && old.n < n);
+        let readable = seen.route.as_ref().is_some_and(|route| route.odd().is_none() && !route.lacks_ref());
+        let blind = self.is_blind() && !back && !matches!(self.phase(), RolloutPhase::Preparing);
+        let hpa = seen.hpa.as_ref().filter(|hpa| !back && hpa.managed_by.is_none());
+        let held = hpa.is_none_or(|hpa| hpa.min >= self.whole().min(hpa.max.max(1)));
         let ceiling = self.ceiling();
         let images = next.going_back.as_ref().map_or(&seen.spec.images, |going| &going.to);
-        let need = seen.stable.as_ref().map_or(1, |stable| stable.wanted);
-        let need = (u64::from(need) * u64::from(percent)).div_ceil(100).max(1);
+        let need = (u64::from(self.whole()) * u64::from(percent)).div_ceil(100).max(1);
         let ready =
             seen.canary.as_ref().filter(|canary| canary.carries(images)).map_or(0, |canary| canary.settled_ready());
         self.demand(6, older, "a weight below the recorded one is raised without a new decision");
+        self.demand(8, readable, "a weight is raised in a rule that cannot be read");
+        self.demand(9, !blind, "a weight rose while blind");
+        self.demand(2, held, "a weight rose while stable's autoscaler may still shrink it");
         self.demand(7, percent <= ceiling, "a weight above the hub's ceiling");
         self.demand(2, u64::from(ready) >= need, format!("weight {percent} with {ready} of {need} pods ready"));
         self.demand(1, back || seen.verdict.allows(), "weight to a digest without an Allow");
@@ -254,7 +337,8 @@ impl Check<'_> {
     /// Invariant 2 for the way back to a stable whose template was written.
     fn returned(&mut self) {
         let next = &self.plan.next_status;
-        let promoting = matches!(self.phase(), RolloutPhase::Promoting | RolloutPhase::RollingBack);
+        let walking = [RolloutPhase::Promoting, RolloutPhase::RollingBack, RolloutPhase::RollbackBlocked];
+        let promoting = walking.contains(&self.phase());
         if !promoting || next.promoting != Some(crate::api::PromotingStep::Returning) {
             return;
         }
@@ -263,7 +347,7 @@ impl Check<'_> {
         let fresh = self.seen.status.decision < next.decision;
         self.demand(
             2,
-            !fresh || stable.settled_ready() >= stable.wanted,
+            !fresh || stable.settled_ready() >= self.whole(),
             "all requests go to a stable that is not ready",
         );
     }

@@ -28,7 +28,7 @@ mod waiting;
 
 pub use action::{Action, Order, Ordered, Plan, RuleWeights};
 pub use observed::{
-    Arm, DataPlane, Health, Hpa, Hub, Identity, JudgeSays, JudgeView, Observed, OtherRollout, PodTrouble,
+    Arm, DataPlane, Health, Hpa, Hub, Identity, JudgeSays, JudgeView, Observed, Odd, OtherRollout, PodTrouble,
     RouteDecision, RouteView, RuleView, Share, TargetCandidate, VerdictView,
 };
 pub use plan::plan;

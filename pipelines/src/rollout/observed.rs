@@ -163,7 +163,7 @@ pub struct RouteView {
     pub generation: i64,
     /// The newest generation for which our parent said `Accepted` and `ResolvedRefs`.
     pub accepted_generation: Option<i64>,
-    /// The rules that name the stable Service.
+    /// The rules that name the stable Service, and those that send requests to the canary without it.
     pub rules: Vec<RuleView>,
     /// Annotation `tidegate.io/rollout`.
     pub rollout: Option<String>,
@@ -175,27 +175,42 @@ pub struct RouteView {
     pub lowered: Option<(String, String)>,
 }
 
-/// One rule that names the stable Service.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// One rule that names the stable Service or sends requests to its canary.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RuleView {
     /// Index in `spec.rules`.
     pub rule: usize,
+    /// Weight of the ref that names stable first.
     pub stable_weight: u32,
-    /// None: our backendRef is not in this rule.
+    /// Weight of further refs of stable (`Odd::Ambiguous` only).
+    pub stable_elsewhere: u32,
+    /// None: our backendRef is not in this rule. The sum, where it stands there more than once.
     pub canary_weight: Option<u32>,
     /// Other backends stand beside our two.
     pub foreign: bool,
+    /// Its weights cannot be raised by us. Lowering always can: it needs the canary's refs alone.
+    pub odd: Option<Odd>,
+}
+
+/// What somebody made of a rule, so that no weight of ours can be told from theirs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Odd {
+    /// Stable or canary stands in it more than once.
+    Ambiguous,
+    /// It sends requests to the canary and no longer names stable.
+    StableGone,
 }
 
 impl RuleView {
     /// Weight that our two share: stable's original one beside foreign backends, else any.
     pub fn total(&self) -> u32 {
-        if self.foreign { self.stable_weight + self.canary_weight.unwrap_or(0) } else { 100 }
+        let shared = self.foreign || self.odd.is_some();
+        if shared { self.stable_weight + self.canary_weight.unwrap_or(0) } else { 100 }
     }
 
     fn percent(&self) -> f64 {
         let canary = f64::from(self.canary_weight.unwrap_or(0));
-        let sum = canary + f64::from(self.stable_weight);
+        let sum = canary + f64::from(self.stable_weight) + f64::from(self.stable_elsewhere);
         if sum == 0.0 { 0.0 } else { 100.0 * canary / sum }
     }
 }
@@ -241,6 +256,28 @@ impl RouteView {
         !self.rules.is_empty()
             && (self.most() - f64::from(percent)).abs() < 0.5
             && (self.least() - f64::from(percent)).abs() < 0.5
+    }
+
+    /// Some rule lacks our backendRef: replaced since it was put there, or a rule that came later.
+    pub fn lacks_ref(&self) -> bool {
+        self.rules.iter().any(|rule| rule.canary_weight.is_none() && rule.odd.is_none())
+    }
+
+    /// The first rule in which no weight can be raised, for people.
+    pub fn odd(&self) -> Option<(&'static str, String)> {
+        self.rules.iter().find_map(|rule| {
+            let index = rule.rule;
+            rule.odd.map(|odd| match odd {
+                Odd::Ambiguous => (
+                    "AmbiguousStable",
+                    format!("rule {index} of the route names the stable Service or its canary more than once: which one is stable?"),
+                ),
+                Odd::StableGone => (
+                    "StableNotInRule",
+                    format!("rule {index} of the route sends requests to the canary and no longer names the stable Service"),
+                ),
+            })
+        })
     }
 
     pub fn accepted(&self) -> bool {

@@ -70,7 +70,7 @@ fn route_lacks(d: &mut Draft<'_>) -> Option<(&'static str, String)> {
         ending::begin(d, RolloutPhase::Failed, "WeightTooCoarse", Lowering::Failed, false, message);
         return None;
     }
-    if d.owns_route() && !route.promoting {
+    if d.owns_route() && !route.promoting && route.odd().is_none() {
         return match d.steer() {
             Route::Settled => None,
             _ => Some(("RouteNotReady", "the route is being brought to its record".into())),
@@ -91,6 +91,9 @@ fn route_lacks(d: &mut Draft<'_>) -> Option<(&'static str, String)> {
             "RouteLeftOver",
             "an earlier rollout left weight on the canary: it goes back to stable first".into(),
         ));
+    }
+    if let Some(odd) = route.odd() {
+        return Some(odd);
     }
     if route.promoting {
         d.after(Action::ClearRoute { resource_version: route.resource_version.clone(), remove_canary_ref: false });

@@ -20,6 +20,9 @@ pub(super) fn enter(d: &mut Draft<'_>) {
         return;
     }
     let Some(route) = &d.seen.route else { return };
+    if let Some((code, why)) = route.odd() {
+        return d.say(code, why);
+    }
     if d.status.weight != 100 || !route.stands_at(100) {
         return d.say("ForeignWriter", "the route is not at weight 100: no promotion");
     }
@@ -53,6 +56,9 @@ pub(super) fn go(d: &mut Draft<'_>) {
     }
     if let Some((why, _)) = interrupt::denied(d) {
         return rollback::back(d, RolloutPhase::Denied, "Denied", &format!("the verdict turned: {why}"), false);
+    }
+    if d.status.promoting != Some(PromotingStep::Returning) {
+        capacity::hold_stable(d);
     }
     if blind::is_blind(d) {
         let message = "no fresh sample while promoting: the route is frozen until samples are back";
@@ -105,7 +111,7 @@ fn at_canary(d: &mut Draft<'_>) {
         d.say("VerdictMissing", format!("stable's template stays while the verdict is {}", d.seen.verdict));
         return late(d);
     }
-    if !capacity::ready_for(d, 100) {
+    if !capacity::prepare(d, 100) {
         d.say("CapacityNotReady", "the canary must carry everything before stable's pods change");
         return late(d);
     }
@@ -138,6 +144,9 @@ fn template(d: &mut Draft<'_>) {
         }
         d.say("WritingTemplate", "writing stable's template");
         return late(d);
+    }
+    if d.seen.route.as_ref().is_some_and(|route| !route.promoting) {
+        mark(d);
     }
     if d.seen.stable.as_ref().is_some_and(|stable| !stable.carries(&d.seen.spec.images)) {
         d.foreign("someone else changed the images of stable's template; it is not written again");

@@ -5,6 +5,7 @@ use crate::api::{GoingBack, PromotingStep, RolloutPhase, RolloutReason};
 
 use super::action::{Action, Order};
 use super::draft::{Draft, clip};
+use super::observed::RouteView;
 use super::steer::{Lowering, Route};
 use super::{capacity, ending, interrupt, promoting, target};
 
@@ -41,16 +42,16 @@ pub(super) fn go(d: &mut Draft<'_>) {
     if called_off(d, &back) {
         return;
     }
+    if d.status.promoting != Some(PromotingStep::Returning) {
+        capacity::hold_stable(d);
+    }
+    if already_there(d, &back) {
+        return;
+    }
     if d.status.promoting == Some(PromotingStep::PreparingCanary) && !retarget(d, &back) {
         return;
     }
     let Some(back) = d.status.going_back.clone() else { return };
-    if already_there(d, &back) {
-        return;
-    }
-    if d.status.promoting != Some(PromotingStep::Returning) {
-        capacity::hold_stable(d);
-    }
     if !route_ours(d) {
         return;
     }
@@ -134,27 +135,40 @@ fn retarget(d: &mut Draft<'_>, back: &GoingBack) -> bool {
     }
 }
 
-/// Stable runs the target at full strength: requests may go (or stay) there.
+/// Stable still runs what it ran at the start: its template was never written. No pod changes, so no verdict
+/// is asked for, as before `Promoting`.
+fn untouched(d: &Draft<'_>) -> bool {
+    let Some(stable) = d.seen.stable.as_ref().filter(|_| d.seen.spec.reason == RolloutReason::Ship) else {
+        return false;
+    };
+    let written = [d.seen.rollout.uid.clone(), capacity::back_stamp(d)];
+    let stamped = stable.stamp.as_ref().is_some_and(|stamp| written.contains(stamp));
+    let same = stable.carries(&d.status.target) && !stable.carries(&d.seen.spec.images);
+    !stamped && same && stable.settled_ready() >= capacity::whole(d)
+}
+
+/// Stable runs the target (or what it ran all the time) at full strength: requests may go (or stay) there.
 fn already_there(d: &mut Draft<'_>, back: &GoingBack) -> bool {
-    if d.status.promoting != Some(PromotingStep::PreparingCanary) || !capacity::stable_ready_with(d, &back.to) {
+    let preparing = d.status.promoting == Some(PromotingStep::PreparingCanary);
+    let target = !back.to.is_empty() && capacity::stable_ready_with(d, &back.to);
+    if !preparing || !(untouched(d) || target && !target::quarantined(d, &back.to)) {
         return false;
     }
-    let ours = d.owns_route();
     let empty = d.seen.route.as_ref().is_none_or(|route| route.most() == 0.0);
     if d.status.weight == 0 && empty {
         ending::close(d, back.end, back.why.clone());
         return true;
     }
-    if ours && d.steer() == Route::Settled && d.status.weight > 0 {
+    if marked(d) && d.status.weight > 0 {
         unblocked(d);
         d.status.promoting = Some(PromotingStep::Returning);
         d.set_weight(0, "Returning", "stable still runs the target at full strength: the route goes back to it");
     }
-    ours
+    true
 }
 
-/// The route carries our mark and the mark of a guarded phase.
-fn route_ours(d: &mut Draft<'_>) -> bool {
+/// The route carries our mark and stands at its record.
+fn marked(d: &mut Draft<'_>) -> bool {
     let Some(route) = &d.seen.route else {
         wait(d, "RouteMissing", "the route is not there");
         return false;
@@ -164,12 +178,21 @@ fn route_ours(d: &mut Draft<'_>) -> bool {
         wait(d, "AdoptingRoute", "waiting to see our mark on the route");
         return false;
     }
-    if d.steer() != Route::Settled {
+    let settled = d.steer() == Route::Settled;
+    if !settled {
+        wait(d, "RouteNotReady", "the route is being brought to its record");
+    }
+    settled
+}
+
+/// The same, and the mark of a guarded phase.
+fn route_ours(d: &mut Draft<'_>) -> bool {
+    if !marked(d) {
         return false;
     }
-    if !route.promoting {
+    if d.seen.route.as_ref().is_some_and(|route| !route.promoting) {
         promoting::mark(d);
-        d.say("MarkingRoute", "marking the route before requests move");
+        wait(d, "MarkingRoute", "marking the route before requests move");
         return false;
     }
     true
@@ -178,6 +201,9 @@ fn route_ours(d: &mut Draft<'_>) -> bool {
 fn prepare(d: &mut Draft<'_>) {
     if !capacity::prepare(d, 100) {
         return wait(d, "CapacityNotReady", "waiting for the target's pods");
+    }
+    if let Some((code, why)) = d.seen.route.as_ref().and_then(RouteView::odd) {
+        return wait(d, code, &why);
     }
     unblocked(d);
     d.status.promoting = Some(PromotingStep::AtCanary);
@@ -192,7 +218,8 @@ fn prepare(d: &mut Draft<'_>) {
 fn at_canary(d: &mut Draft<'_>, back: &GoingBack) {
     let stands = d.seen.route.as_ref().is_some_and(|route| route.stands_at(100));
     if !stands || !capacity::follows(d, true) {
-        return wait(d, "AwaitingShare", "waiting to see all requests at the target's pods");
+        let why = "waiting to see all requests at the target's pods (a weight that someone else lowered is not raised again: set it)";
+        return wait(d, "AwaitingShare", why);
     }
     unblocked(d);
     d.status.promoting = Some(PromotingStep::TemplateWritten);

@@ -3,12 +3,12 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 
-use crate::api::{Breach, BreachKind, Ending, RolloutPhase, RolloutSpec, Span};
+use crate::api::{Breach, BreachKind, Ending, PromotingStep, RolloutPhase, RolloutSpec, Span};
 
 use super::action::{Action, RuleWeights};
 use super::draft::Draft;
-use super::observed::{RouteView, RuleView};
-use super::{capacity, interrupt};
+use super::observed::{Odd, RouteDecision, RouteView, RuleView};
+use super::{blind, capacity, interrupt};
 
 /// One step, resolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,7 +128,7 @@ pub(super) enum Route {
 
 /// Representable within half a percent in every rule.
 pub(super) fn fits(route: &RouteView, percent: u8) -> bool {
-    route.rules.iter().all(|rule| {
+    route.rules.iter().filter(|rule| rule.odd.is_none()).all(|rule| {
         let total = rule.total();
         let canary = part(total, percent);
         total > 0
@@ -147,7 +147,9 @@ pub(super) fn weights(route: &RouteView, percent: u8) -> Vec<RuleWeights> {
         .rules
         .iter()
         .map(|rule| {
-            let canary = part(rule.total(), percent);
+            // Without stable in it there is no share: all of it, or (below 100) nothing, and stable takes its place.
+            let gone = rule.odd == Some(Odd::StableGone);
+            let canary = if gone && percent < 100 { 0 } else { part(rule.total(), percent) };
             RuleWeights { rule: rule.rule, stable: rule.total().saturating_sub(canary), canary }
         })
         .collect()
@@ -255,13 +257,31 @@ impl Draft<'_> {
             self.say("RouteMissing", format!("HTTPRoute {} is not there", self.seen.spec.route.http_route));
             return Route::Missing;
         };
-        let (epoch, n) = self.written().unwrap_or((0, 0));
-        if n > self.status.decision {
+        if self.stale_view() {
             self.say("StaleView", "the route carries a later decision than the status seen: waiting for a fresh view");
             return Route::Unsettled;
         }
-        if n < self.status.decision {
+        if let Some((_, why)) = route.odd() {
+            self.foreign(why);
+        }
+        // A weight of 0 and nothing there: what follows takes the marks off anyway.
+        let returned = self.status.promoting == Some(PromotingStep::Returning) && self.status.weight == 0;
+        if returned && route.most() == 0.0 && !self.owns_route() {
+            return Route::Settled;
+        }
+        let written = self.written();
+        let stripped = written.is_none() && self.status.decision > 0;
+        let (epoch, n) = written.unwrap_or((0, 0));
+        if !stripped && n < self.status.decision {
             let up = f64::from(self.status.weight) > route.most() + 0.5;
+            if up && let Some((code, why)) = route.odd() {
+                self.say(code, format!("the recorded weight is not written: {why}"));
+                return Route::Unsettled;
+            }
+            if up && self.status.going_back.is_none() && blind::is_blind(self) {
+                self.say("NoFreshSamples", "the recorded weight is not written without fresh samples");
+                return Route::Unsettled;
+            }
             if up && !capacity::ready_for(self, self.status.weight) {
                 self.say("CapacityNotReady", "the recorded weight is not written before its pods are ready");
                 return Route::Unsettled;
@@ -270,16 +290,32 @@ impl Draft<'_> {
                 self.say("VerdictMissing", "the recorded weight is not written without an Allow");
                 return Route::Unsettled;
             }
+            if self.status.weight > 0 && route.lacks_ref() {
+                self.adopt_as(
+                    route,
+                    n,
+                    "our backend is missing in a rule: it is put back before the weight is written",
+                );
+                return Route::Unsettled;
+            }
             self.say("WritingWeight", format!("writing the recorded weight {} to the route", self.status.weight));
             self.write_weight();
             return Route::Unsettled;
         }
-        if !self.owns_route() || epoch < self.status.epoch {
+        let recorded = f64::from(self.status.weight);
+        let higher = route.most() > if self.status.weight == 0 { 0.0 } else { recorded + 0.5 };
+        if stripped && !higher {
+            // The decision was written once: what the route lost since is not written again.
+            let found = route.least().round();
+            self.foreign(format!("someone else took our marks off the route; the canary's weight {found} stands"));
+            self.adopt(route, "our marks were taken off the route: it is marked again, its weights stay");
+            return Route::Unsettled;
+        }
+        if !stripped && (!self.owns_route() || epoch < self.status.epoch) {
             self.adopt(route, "a new leader marks the route with its epoch");
             return Route::Unsettled;
         }
-        let recorded = f64::from(self.status.weight);
-        if route.most() > recorded + 0.5 {
+        if higher {
             let found = route.most().round();
             self.foreign(format!("someone else set the canary's weight to {found}; recorded is {recorded}"));
             if self.status.weight == 0 && !route.promoting {
@@ -292,6 +328,11 @@ impl Draft<'_> {
             self.say("ForeignWriter", format!("lowering a foreign weight {found} to the recorded {recorded}"));
             return Route::Unsettled;
         }
+        if route.lacks_ref() && !returned {
+            self.foreign("a rule of the route lacks our backend: it is put there at weight 0, until a new decision");
+            self.adopt(route, "our backend is missing in a rule: it is put there");
+            return Route::Unsettled;
+        }
         if route.least() + 0.5 < recorded {
             let found = route.least().round();
             self.foreign(format!(
@@ -301,13 +342,23 @@ impl Draft<'_> {
         Route::Settled
     }
 
+    /// The status seen is older than what the route carries.
+    pub fn stale_view(&self) -> bool {
+        self.written().is_some_and(|(_, n)| n > self.status.decision)
+    }
+
     pub fn adopt(&mut self, route: &RouteView, why: &str) {
-        let missing = |rule: &&RuleView| rule.canary_weight.is_none();
+        self.adopt_as(route, self.status.decision, why);
+    }
+
+    /// `n`: the decision that the route is to carry; a recorded one that is not written yet stays due.
+    fn adopt_as(&mut self, route: &RouteView, n: u64, why: &str) {
+        let missing = |rule: &&RuleView| rule.canary_weight.is_none() && rule.odd.is_none();
         let add_canary_ref = route.rules.iter().filter(missing).map(|rule| rule.rule).collect();
         self.say("AdoptingRoute", why);
         self.after(Action::AdoptRoute {
             resource_version: route.resource_version.clone(),
-            decision: self.stamp(),
+            decision: RouteDecision { n, ..self.stamp() },
             add_canary_ref,
         });
     }

@@ -33,6 +33,19 @@ enum Event {
     NeverGood,
     Health,
     Latency(u8),
+    /// Our annotations are taken off the route.
+    Stripped,
+    /// The route is applied again from its source, without our ref; with or without what is not in it.
+    Replaced(bool),
+    /// An old copy of the route is put back: our ref at 0, no annotations.
+    Restored,
+    Twice(bool),
+    StableGone,
+    LateRule,
+    RouteGone(bool),
+    Load(u32),
+    Scaled(u32),
+    NoAutoscaler,
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -60,7 +73,57 @@ fn event() -> impl Strategy<Value = Event> {
         Just(Event::NeverGood),
         Just(Event::Health),
         (0u8..90).prop_map(Event::Latency),
+        of_the_route(),
+        of_the_route(),
+        (1u32..12).prop_map(Event::Load),
+        (0u32..9).prop_map(Event::Scaled),
+        Just(Event::NoAutoscaler),
     ]
+}
+
+fn of_the_route() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        Just(Event::Stripped),
+        any::<bool>().prop_map(Event::Replaced),
+        Just(Event::Restored),
+        any::<bool>().prop_map(Event::Twice),
+        Just(Event::StableGone),
+        Just(Event::LateRule),
+        any::<bool>().prop_map(Event::RouteGone),
+    ]
+}
+
+/// What others do to the route.
+fn to_the_route(world: &mut World, event: &Event) {
+    let now = world.now;
+    if let Event::RouteGone(gone) = event {
+        if *gone && world.route.is_some() {
+            world.away = world.route.take();
+        } else if let Some(mut route) = world.away.take() {
+            route.touch(now);
+            world.route.get_or_insert(route);
+        }
+        return;
+    }
+    let Some(route) = &mut world.route else { return };
+    match event {
+        Event::Stripped => route.strip(),
+        Event::Replaced(strip) => {
+            (route.stable, route.canary, route.twice, route.stable_gone, route.late) = (1, None, None, false, None);
+            if *strip {
+                route.strip();
+            }
+        }
+        Event::Restored => {
+            (route.stable, route.canary) = (100, Some(0));
+            route.strip();
+        }
+        Event::Twice(on) => route.twice = on.then_some(1),
+        Event::StableGone => route.stable_gone = route.canary.is_some(),
+        Event::LateRule => route.late = Some((1, None)),
+        _ => return,
+    }
+    route.touch(now);
 }
 
 fn happen(world: &mut World, event: &Event) {
@@ -124,6 +187,14 @@ fn happen(world: &mut World, event: &Event) {
         Event::NeverGood => world.good_after = None,
         Event::Health => world.health.new = PodTrouble { pods: 2, restarts: 6, ..Default::default() },
         Event::Latency(seconds) => world.pod_latency = Duration::from_secs((*seconds).into()),
+        Event::Load(pods) => world.load = Some(*pods),
+        Event::Scaled(pods) => {
+            if let Some(stable) = &mut world.stable {
+                stable.scale(*pods, now);
+            }
+        }
+        Event::NoAutoscaler => world.hpa = None,
+        _ => to_the_route(world, event),
     }
 }
 
@@ -137,6 +208,14 @@ fn calm(world: &mut World) {
     world.stale = 0;
     world.crash_at = None;
     world.pod_latency = Duration::from_secs(3);
+    // A person mends what only a person can.
+    to_the_route(world, &Event::RouteGone(false));
+    if world.route.as_ref().is_some_and(|route| route.twice.is_some()) {
+        to_the_route(world, &Event::Twice(false));
+    }
+    if world.stable.as_ref().is_some_and(|stable| stable.wanted == 0) {
+        happen(world, &Event::Scaled(2));
+    }
 }
 
 proptest! {
@@ -146,7 +225,7 @@ proptest! {
         events in prop::collection::vec((0u32..60, event()), 0..9),
         back in prop::bool::weighted(0.2),
     ) {
-        let mut world = World::default();
+        let mut world = World::with(|world| world.load = Some(4));
         if back {
             world.spec.reason = RolloutReason::Rollback;
             world.spec.images = images(OLD);

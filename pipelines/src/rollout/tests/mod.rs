@@ -4,6 +4,7 @@ mod crashes;
 mod drive;
 mod ends;
 mod faults;
+mod foreign;
 mod histories;
 mod server;
 mod violations;

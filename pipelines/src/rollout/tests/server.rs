@@ -4,6 +4,31 @@ use super::world::*;
 use crate::api::RolloutPhase;
 use crate::rollout::*;
 
+impl Route {
+    /// Two weights in each rule named; false: a rule is gone, or lacks our ref for a weight above 0.
+    fn weigh(&mut self, rules: &[RuleWeights]) -> bool {
+        for weights in rules {
+            let (stable, canary) = match (weights.rule, &mut self.late) {
+                (0, _) => (&mut self.stable, &mut self.canary),
+                (_, Some((stable, canary))) => (stable, canary),
+                _ => return false,
+            };
+            match canary {
+                // Our ref becomes stable's: nothing else in the rule would take its requests.
+                Some(_) if weights.rule == 0 && self.stable_gone && weights.canary == 0 => {
+                    (*stable, *canary) = (weights.stable, None);
+                    self.stable_gone = false;
+                    self.twice = None;
+                }
+                Some(canary) => (*stable, *canary) = (weights.stable, weights.canary),
+                None if weights.canary == 0 => {}
+                None => return false,
+            }
+        }
+        true
+    }
+}
+
 impl World {
     /// Counts the write; false: the process died (`crash_at`).
     fn reaches(&mut self, wrote: Wrote) -> (bool, bool) {
@@ -73,16 +98,16 @@ impl World {
                 canary.changed = now;
             }
             Action::ScaleCanary { replicas } => {
+                // Whatever the view was: with caches that are not stale, no request is left without a pod.
+                let served = self.canary.as_ref().is_some_and(|canary| canary.wanted > 0) && self.weight() > 0;
+                assert!(*replicas > 0 || !served || self.stale > 0, "the route still names a canary without pods");
                 if let Some(canary) = &mut self.canary {
-                    canary.wanted = *replicas;
-                    canary.ready = canary.ready.min(*replicas);
-                    canary.updated_ready = canary.updated_ready.min(*replicas);
-                    canary.rv += 1;
-                    canary.generation += 1;
-                    canary.changed = now;
+                    canary.scale(*replicas, now);
                 }
             }
             Action::RemoveCanary => {
+                let served = self.canary.as_ref().is_some_and(|canary| canary.wanted > 0) && self.weight() > 0;
+                assert!(!served || self.stale > 0, "the route still names a canary that is removed");
                 self.canary = None;
                 self.canary_service = false;
             }
@@ -117,6 +142,7 @@ impl World {
 
     fn apply_route(&mut self, action: &Action) -> bool {
         let now = self.now;
+        let (before, brought) = (self.weight(), self.brought);
         let Some(route) = &mut self.route else { return false };
         let fresh = |version: &str| route.rv.to_string() == version;
         let epoch = route.decision.as_ref().map_or(0, |old| old.epoch);
@@ -126,23 +152,36 @@ impl World {
                     return false;
                 }
                 route.lowered = Some((rollout.clone(), reason.clone()));
-                (route.stable, route.canary) = (rules[0].stable, Some(0));
+                if !route.weigh(rules) {
+                    return false;
+                }
                 route.changed = now;
                 route.generation += 1;
             }
-            Action::AdoptRoute { resource_version, decision, .. } if fresh(resource_version) => {
+            Action::AdoptRoute { resource_version, decision, add_canary_ref } if fresh(resource_version) => {
                 assert!(decision.epoch >= epoch, "an old epoch writes the route");
                 route.rollout = Some(decision.rollout.clone());
                 route.decision = Some(decision.clone());
                 route.lowered.take_if(|(uid, _)| *uid != decision.rollout);
-                route.canary.get_or_insert(0);
+                if add_canary_ref.contains(&0) {
+                    route.canary.get_or_insert(0);
+                }
+                if let Some((_, canary)) = route.late.as_mut().filter(|_| add_canary_ref.contains(&1)) {
+                    canary.get_or_insert(0);
+                }
+                self.brought = brought.max(decision.n);
             }
-            Action::SetWeights { resource_version, rules, decision, .. } if fresh(resource_version) => {
+            Action::SetWeights { resource_version, rules, decision, percent } if fresh(resource_version) => {
                 assert!(decision.epoch >= epoch, "an old epoch writes the route");
+                let raise = u32::from(*percent) > before;
+                assert!(!raise || decision.n > brought, "raised again without a new decision: {action:?}");
                 route.rollout = Some(decision.rollout.clone());
                 route.decision = Some(decision.clone());
                 route.lowered = None;
-                (route.stable, route.canary) = (rules[0].stable, Some(rules[0].canary));
+                if !route.weigh(rules) {
+                    return false;
+                }
+                self.brought = brought.max(decision.n);
                 route.changed = now;
                 route.generation += 1;
             }
@@ -151,6 +190,9 @@ impl World {
                 (route.rollout, route.decision, route.promoting, route.lowered) = (None, None, false, None);
                 if *remove_canary_ref {
                     route.canary = None;
+                    if let Some((_, canary)) = &mut route.late {
+                        *canary = None;
+                    }
                 }
             }
             _ => return false,

@@ -37,6 +37,17 @@ pub struct Deployment {
     pub changed: Timestamp,
 }
 
+impl Deployment {
+    pub fn scale(&mut self, wanted: u32, now: Timestamp) {
+        self.wanted = wanted;
+        self.ready = self.ready.min(wanted);
+        self.updated_ready = self.updated_ready.min(wanted);
+        self.rv += 1;
+        self.generation += 1;
+        self.changed = now;
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct Route {
     pub rv: u64,
@@ -48,7 +59,37 @@ pub struct Route {
     pub promoting: bool,
     pub lowered: Option<(String, String)>,
     pub foreign: bool,
+    /// Weight of a second ref of stable in the same rule.
+    pub twice: Option<u32>,
+    /// Stable's ref was taken out of the rule.
+    pub stable_gone: bool,
+    /// A rule that came later: weights of stable and of our ref.
+    pub late: Option<(u32, Option<u32>)>,
     pub changed: Timestamp,
+}
+
+impl Route {
+    /// Percent of the requests that each rule sends to the canary.
+    pub fn percents(&self) -> Vec<f64> {
+        let percent = |stable: u32, canary: Option<u32>| {
+            let canary = canary.unwrap_or(0);
+            if stable + canary == 0 { 0.0 } else { 100.0 * f64::from(canary) / f64::from(stable + canary) }
+        };
+        let stable = if self.stable_gone { 0 } else { self.stable + self.twice.unwrap_or(0) };
+        let mut all = vec![percent(stable, self.canary)];
+        all.extend(self.late.map(|(stable, canary)| percent(stable, canary)));
+        all
+    }
+
+    /// Somebody writes it.
+    pub fn touch(&mut self, now: Timestamp) {
+        (self.rv, self.generation, self.changed) = (self.rv + 1, self.generation + 1, now);
+    }
+
+    /// All our annotations are gone.
+    pub fn strip(&mut self) {
+        (self.rollout, self.decision, self.promoting, self.lowered) = (None, None, false, None);
+    }
 }
 
 /// What was written, in order.
@@ -76,7 +117,13 @@ pub struct World {
     pub canary: Option<Deployment>,
     pub canary_service: bool,
     pub hpa: Option<Hpa>,
+    /// Pods that the present load needs; the autoscaler follows it by stable's share. None: it does nothing.
+    pub load: Option<u32>,
+    /// Highest decision that a write of ours brought to the route.
+    pub brought: u64,
     pub route: Option<Route>,
+    /// A route that was deleted and may come back as it was.
+    pub away: Option<Route>,
     pub others: Vec<OtherRollout>,
     pub candidates: Vec<TargetCandidate>,
     pub quarantined: BTreeSet<String>,
@@ -195,8 +242,14 @@ impl Default for World {
                 promoting: false,
                 lowered: None,
                 foreign: false,
+                twice: None,
+                stable_gone: false,
+                late: None,
                 changed: now,
             }),
+            load: None,
+            brought: 0,
+            away: None,
             others: Vec::new(),
             candidates: Vec::new(),
             quarantined: BTreeSet::new(),
@@ -237,8 +290,8 @@ impl World {
     /// Percent at the route.
     pub fn weight(&self) -> u32 {
         self.route.as_ref().map_or(0, |route| {
-            let canary = route.canary.unwrap_or(0);
-            (100 * canary).checked_div(canary + route.stable).unwrap_or(0)
+            let most = route.percents().into_iter().fold(0.0, f64::max);
+            if most > 0.0 && most < 1.0 { 1 } else { most as u32 }
         })
     }
 
@@ -309,17 +362,37 @@ impl World {
             resource_version: route.rv.to_string(),
             generation: route.generation,
             accepted_generation: Some(if accepted { route.generation } else { route.generation - 1 }),
-            rules: vec![RuleView {
-                rule: 0,
-                stable_weight: route.stable,
-                canary_weight: route.canary,
-                foreign: route.foreign,
-            }],
+            rules: Self::rules(route),
             rollout: route.rollout.clone(),
             decision: route.decision.clone(),
             promoting: route.promoting,
             lowered: route.lowered.clone(),
         }
+    }
+
+    fn rules(route: &Route) -> Vec<RuleView> {
+        let odd = match (route.stable_gone, route.twice) {
+            (true, _) => Some(Odd::StableGone),
+            (_, Some(_)) => Some(Odd::Ambiguous),
+            _ => None,
+        };
+        let first = RuleView {
+            stable_weight: if route.stable_gone { 0 } else { route.stable },
+            stable_elsewhere: route.twice.filter(|_| !route.stable_gone).unwrap_or(0),
+            canary_weight: route.canary,
+            foreign: route.foreign,
+            odd,
+            ..RuleView::default()
+        };
+        let late = route.late.map(|(stable_weight, canary_weight)| RuleView {
+            rule: 1,
+            stable_weight,
+            canary_weight,
+            ..RuleView::default()
+        });
+        // A rule that names neither is nothing to us.
+        let first = Some(first).filter(|_| !route.stable_gone || route.canary.unwrap_or(0) > 0);
+        first.into_iter().chain(late).collect()
     }
 
     fn snapshot(&self) -> Snapshot {
@@ -405,9 +478,20 @@ impl World {
         with(&seen)
     }
 
+    /// The autoscaler: pods of stable by its share of the load.
+    fn autoscale(&mut self) {
+        let share = 100 - self.weight().min(100);
+        let (Some(load), Some(hpa), Some(stable)) = (self.load, &self.hpa, &mut self.stable) else { return };
+        let wanted = (load * share).div_ceil(100).clamp(hpa.min.min(hpa.max), hpa.max);
+        if wanted != stable.wanted {
+            stable.scale(wanted, self.now);
+        }
+    }
+
     /// Time passes; pods become ready.
     pub fn tick(&mut self, span: Duration) {
         self.now = self.now.saturating_add(SignedDuration::try_from(span).unwrap()).unwrap();
+        self.autoscale();
         let latency = SignedDuration::try_from(self.pod_latency).unwrap();
         for one in [&mut self.stable, &mut self.canary].into_iter().flatten() {
             let broken = one.images.iter().any(|image| self.broken.contains(&image.digest));

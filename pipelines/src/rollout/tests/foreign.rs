@@ -1,0 +1,259 @@
+//! What others do to route, autoscaler and stable in mid-rollout: traffic stays with pods that carry it.
+
+use std::time::Duration;
+
+use super::world::*;
+use crate::api::*;
+use crate::rollout::*;
+
+fn touched(world: &mut World, change: impl FnOnce(&mut Route)) {
+    let now = world.now;
+    let route = world.route.as_mut().unwrap();
+    change(route);
+    route.touch(now);
+}
+
+fn foreign_told(world: &World) -> bool {
+    world.status.conditions.iter().any(|one| one.type_ == "ForeignWriter" && one.status == "True")
+}
+
+/// No request went to a canary without pods, at any second of it.
+fn served(world: &World) -> bool {
+    world.weight() == 0 || world.canary.as_ref().is_some_and(|canary| canary.ready > 0)
+}
+
+#[test]
+fn a_canary_keeps_its_pods_until_the_route_no_longer_names_it() {
+    type Change = fn(&mut Route);
+    let odd: [(&str, Change); 2] =
+        [("stable named twice", |route| route.twice = Some(1)), ("stable taken out", |route| route.stable_gone = true)];
+    for (name, change) in odd {
+        for breach in [true, false] {
+            let mut world = World::default();
+            world.run_to_weight(50);
+            touched(&mut world, change);
+            world.pass();
+            world.bad = breach.then_some(BreachKind::Judge);
+            let mut all_served = true;
+            for _ in 0..600 {
+                world.pass();
+                all_served &= served(&world);
+                world.tick(Duration::from_secs(1));
+                if world.ended() {
+                    break;
+                }
+            }
+            assert!(all_served, "{name}, breach: {breach}");
+            assert_eq!(world.weight(), 0, "{name}, breach: {breach}");
+            if breach {
+                assert_eq!(world.phase(), RolloutPhase::RolledBack, "{name}");
+            }
+            world.run_to_end();
+        }
+    }
+}
+
+#[test]
+fn a_breach_lowers_a_route_that_cannot_be_read_for_raising() {
+    let mut world = World::default();
+    world.run_to_weight(50);
+    touched(&mut world, |route| route.twice = Some(1));
+    world.bad = Some(BreachKind::Judge);
+    world.pass();
+    assert_eq!(world.weight(), 0);
+    assert!(world.canary.as_ref().unwrap().wanted > 0, "the last request is awaited");
+    assert_eq!(world.run_to_end(), RolloutPhase::RolledBack);
+}
+
+#[test]
+fn an_ambiguous_route_takes_no_step_and_fails_in_time() {
+    let mut world = World::default();
+    world.run_to_weight(25);
+    touched(&mut world, |route| route.twice = Some(1));
+    assert!(!world.until(50, |world| world.weight() > 25));
+    assert!(foreign_told(&world));
+    assert_eq!(world.run_to_end(), RolloutPhase::Failed);
+    let mut mended = World::default();
+    mended.run_to_weight(25);
+    touched(&mut mended, |route| route.twice = Some(1));
+    mended.until(20, |_| false);
+    touched(&mut mended, |route| route.twice = None);
+    assert_eq!(mended.run_to_end(), RolloutPhase::Promoted);
+}
+
+#[test]
+fn what_another_left_on_the_canary_goes_before_its_pods() {
+    let mut world = World::default();
+    world.run_to_weight(25);
+    world.spec.abort = true;
+    world.pass();
+    touched(&mut world, |route| {
+        (route.stable, route.canary) = (50, Some(50));
+        route.strip();
+    });
+    assert_eq!(world.run_to_end(), RolloutPhase::Withdrawn);
+    assert_eq!(world.weight(), 0);
+}
+
+#[test]
+fn load_that_grows_in_mid_canary_is_held_until_stable_has_it_back() {
+    let mut world = World::with(|world| world.load = Some(4));
+    world.run_to_weight(25);
+    world.load = Some(8);
+    world.until(10, |_| false);
+    let peak = world.stable.as_ref().unwrap().wanted;
+    assert!(peak > 4, "the autoscaler follows");
+    world.run_to_promoting(PromotingStep::AtCanary);
+    assert!(world.canary.as_ref().unwrap().ready >= peak, "all requests need all that stable had");
+    world.until(30, |_| false);
+    assert!(world.stable.as_ref().is_none_or(|stable| stable.wanted >= peak), "stable shrank without its requests");
+    assert_eq!(world.run_to_end(), RolloutPhase::Promoted);
+    assert_eq!(world.hpa.as_ref().unwrap().min, 2, "given back");
+}
+
+#[test]
+fn the_way_back_takes_no_pods_from_a_canary_that_serves() {
+    let mut world = World::default();
+    world.run_to_promoting(PromotingStep::TemplateWritten);
+    let now = world.now;
+    world.canary.as_mut().unwrap().scale(7, now);
+    world.until(5, |_| false);
+    world.bad = Some(BreachKind::BurnGuard);
+    let back = world.until(60, |world| world.canary.as_ref().is_some_and(|canary| canary.images == images(OLD)));
+    assert!(back, "{}", world.code());
+    assert_eq!(world.canary.as_ref().unwrap().wanted, 7);
+    assert_eq!(world.run_to_end(), RolloutPhase::RolledBack);
+}
+
+#[test]
+fn without_an_autoscaler_a_person_may_scale_stable_down() {
+    for hpa in [None, Some(Hpa { min: 1, max: 3, ours: None, managed_by: None })] {
+        let mut world = World::default();
+        world.run_to_promoting(PromotingStep::TemplateWritten);
+        let now = world.now;
+        world.hpa = hpa;
+        world.stable.as_mut().unwrap().scale(3, now);
+        assert_eq!(world.run_to_end(), RolloutPhase::Promoted);
+        assert_eq!(world.stable.as_ref().unwrap().wanted, 3);
+    }
+}
+
+#[test]
+fn a_replaced_route_gets_our_backend_back_and_the_way_back_goes_on() {
+    let mut world = World::default();
+    world.until(900, |world| world.phase() == RolloutPhase::Baking);
+    world.bad = Some(BreachKind::Judge);
+    assert!(world.until(60, |world| world.route.as_ref().unwrap().rollout.is_some()));
+    // Applied again from its source after the adoption; what the source does not name survives.
+    touched(&mut world, |route| (route.stable, route.canary) = (1, None));
+    assert_eq!(world.run_to_end(), RolloutPhase::RolledBack);
+    assert!(world.stable_runs(OLD));
+}
+
+#[test]
+fn a_way_back_that_finds_its_route_replaced_again_and_again_is_paged() {
+    let mut world = World::default();
+    world.until(900, |world| world.phase() == RolloutPhase::Baking);
+    world.bad = Some(BreachKind::Judge);
+    for _ in 0..200 {
+        world.until(1, |_| false);
+        touched(&mut world, |route| (route.stable, route.canary) = (1, None));
+    }
+    assert_eq!(world.phase(), RolloutPhase::RollbackBlocked, "{}", world.code());
+    assert!(world.last.as_ref().unwrap().page.is_some());
+}
+
+#[test]
+fn a_rule_that_comes_later_gets_our_backend_and_its_weight_with_the_next_decision() {
+    let mut world = World::default();
+    world.run_to_weight(25);
+    touched(&mut world, |route| route.late = Some((1, None)));
+    world.until(3, |_| false);
+    assert_eq!(world.route.as_ref().unwrap().late, Some((1, Some(0))));
+    assert!(world.until(60, |world| world.route.as_ref().unwrap().percents() == [50.0, 50.0]));
+    assert_eq!(world.run_to_end(), RolloutPhase::Promoted);
+}
+
+#[test]
+fn a_weight_without_its_decision_is_never_raised_again() {
+    let mut world = World::with(|world| world.good_after = None);
+    world.run_to_weight(5);
+    touched(&mut world, |route| {
+        (route.stable, route.canary) = (100, Some(0));
+        route.strip();
+    });
+    assert!(!world.until(300, |world| world.weight() > 0));
+    assert!(foreign_told(&world));
+    assert!(world.route.as_ref().unwrap().decision.is_some(), "marked again");
+    world.run_to_end();
+    let mut world = World::default();
+    world.run_to_weight(25);
+    touched(&mut world, |route| {
+        (route.stable, route.canary) = (20, Some(80));
+        route.strip();
+    });
+    world.pass();
+    assert_eq!(world.weight(), 25, "a higher one is lowered all the same");
+    assert_eq!(world.run_to_end(), RolloutPhase::Promoted);
+}
+
+#[test]
+fn a_stable_that_was_never_touched_takes_its_requests_back_whatever_its_verdict() {
+    for quarantined in [false, true] {
+        let mut world = World::with(|world| world.spec.strategy.unsafe_allow_unverified_rollback_target = true);
+        world.run_to_promoting(PromotingStep::AtCanary);
+        world.spec.paused = true;
+        world.until(5, |_| false);
+        world.verdict(OLD, VerdictView::Deny { reason: "a new finding".into(), revoked: false });
+        if quarantined {
+            world.quarantined.insert(images(OLD)[0].digest.clone());
+        }
+        world.bad = Some(BreachKind::BurnGuard);
+        assert!(world.until(10, |world| world.weight() == 0), "{}", world.code());
+        assert_eq!(world.run_to_end(), RolloutPhase::RolledBack);
+        assert!(world.stable_runs(OLD));
+        world.is_clean();
+    }
+}
+
+#[test]
+fn blindness_lowers_a_route_that_is_not_settled() {
+    let mut world = World::default();
+    world.run_to_weight(25);
+    world.blind_from = Some(world.now);
+    for _ in 0..9 {
+        world.pass();
+        world.tick(Duration::from_secs(1));
+    }
+    assert_eq!(world.weight(), 5, "the certified step");
+    let mut world = World::default();
+    world.run_to_weight(25);
+    world.blind_from = Some(world.now);
+    // Never settled: the marks are gone before each look.
+    for _ in 0..20 {
+        touched(&mut world, Route::strip);
+        world.pass();
+        world.tick(Duration::from_secs(1));
+    }
+    assert_eq!(world.weight(), 0);
+}
+
+#[test]
+fn a_blind_retreat_raises_nothing_that_another_lowered() {
+    let mut world = World::default();
+    world.run_to_weight(50);
+    touched(&mut world, |route| (route.stable, route.canary) = (90, Some(10)));
+    world.pass();
+    world.blind_from = Some(world.now - jiff::SignedDuration::from_secs(10));
+    world.pass();
+    assert_eq!(world.weight(), 0, "not up to the certified 25");
+}
+
+#[test]
+fn our_backend_goes_with_a_pipeline_that_goes_while_baking() {
+    let mut world = World::default();
+    world.until(900, |world| world.phase() == RolloutPhase::Baking);
+    world.retire = true;
+    assert_eq!(world.run_to_end(), RolloutPhase::Promoted);
+    assert!(world.canary.is_none() && world.route.as_ref().unwrap().canary.is_none());
+}
