@@ -128,7 +128,8 @@ impl<'a> Draft<'a> {
         if self.status != *self.seen.status || !self.actions.is_empty() {
             self.wake = self.wake.min(Duration::from_secs(1));
         }
-        self.actions.sort_by_key(|ordered| ordered.order);
+        // The first failure ends a pass: an autoscaler that cannot be written must not hold up the route.
+        self.actions.sort_by_key(|one| (one.order, matches!(one.action, Action::RaiseHpaMin { .. })));
         self.bare()
     }
 

@@ -151,6 +151,27 @@ fn a_replaced_route_gets_our_backend_back_and_the_way_back_goes_on() {
 }
 
 #[test]
+fn a_recorded_weight_is_written_to_a_route_that_lost_our_backend_before_the_write() {
+    let mut world = World::default();
+    world.until(900, |world| world.phase() == RolloutPhase::Baking);
+    world.bad = Some(BreachKind::Judge);
+    let mut before = world.clone();
+    while world.status.weight != 100 {
+        before = world.clone();
+        world.pass();
+        world.tick(Duration::from_secs(1));
+    }
+    let write = |wrote: &Wrote| matches!(wrote, Wrote::Did(Action::SetWeights { percent: 100, .. }));
+    before.crash_at = world.log.iter().rposition(write).map(|at| (at, false));
+    let mut world = before;
+    world.pass();
+    assert_eq!((world.status.weight, world.weight()), (100, 0), "recorded and not written");
+    touched(&mut world, |route| (route.stable, route.canary) = (1, None));
+    assert_eq!(world.run_to_end(), RolloutPhase::RolledBack);
+    assert!(world.stable_runs(OLD));
+}
+
+#[test]
 fn a_way_back_that_finds_its_route_replaced_again_and_again_is_paged() {
     let mut world = World::default();
     world.until(900, |world| world.phase() == RolloutPhase::Baking);
@@ -236,6 +257,17 @@ fn blindness_lowers_a_route_that_is_not_settled() {
         world.tick(Duration::from_secs(1));
     }
     assert_eq!(world.weight(), 0);
+}
+
+#[test]
+fn an_autoscaler_that_cannot_be_written_holds_up_no_way_back() {
+    let mut world = World::default();
+    world.run_to_weight(25);
+    world.hpa.as_mut().unwrap().min = 2;
+    world.hpa_refused = true;
+    world.good_after = None;
+    world.blind_from = Some(world.now);
+    assert!(world.until(12, |world| world.weight() == 5), "{}", world.weight());
 }
 
 #[test]

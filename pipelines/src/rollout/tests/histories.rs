@@ -46,6 +46,7 @@ enum Event {
     Load(u32),
     Scaled(u32),
     NoAutoscaler,
+    AutoscalerRefuses,
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -78,6 +79,7 @@ fn event() -> impl Strategy<Value = Event> {
         (1u32..12).prop_map(Event::Load),
         (0u32..9).prop_map(Event::Scaled),
         Just(Event::NoAutoscaler),
+        Just(Event::AutoscalerRefuses),
     ]
 }
 
@@ -194,6 +196,7 @@ fn happen(world: &mut World, event: &Event) {
             }
         }
         Event::NoAutoscaler => world.hpa = None,
+        Event::AutoscalerRefuses => world.hpa_refused = true,
         _ => to_the_route(world, event),
     }
 }
@@ -207,6 +210,7 @@ fn calm(world: &mut World) {
     world.broken.clear();
     world.stale = 0;
     world.crash_at = None;
+    world.hpa_refused = false;
     world.pod_latency = Duration::from_secs(3);
     // A person mends what only a person can.
     to_the_route(world, &Event::RouteGone(false));

@@ -111,6 +111,7 @@ impl World {
                 self.canary = None;
                 self.canary_service = false;
             }
+            Action::RaiseHpaMin { .. } if self.hpa_refused => return false,
             Action::RaiseHpaMin { min } => {
                 if let Some(hpa) = &mut self.hpa {
                     hpa.min = *min;

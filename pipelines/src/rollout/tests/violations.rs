@@ -109,11 +109,87 @@ fn a_breach_left_alone_is_found() {
 fn blindness_left_alone_is_found() {
     let mut world = at_25();
     world.blind_from = Some(world.now - std::time::Duration::from_secs(20));
-    let idle = broken(&world, |plan, seen| {
+    let idle = |plan: &mut Plan, seen: &Observed<'_>| {
         plan.next_status = seen.status.clone();
         plan.actions.clear();
+    };
+    assert!(broken(&world, idle).contains(&9));
+    // Something else that is written is no answer, nor is a lowering that is only recorded.
+    let busy = broken(&world, |plan, seen| {
+        idle(plan, seen);
+        plan.actions.push(Ordered { order: Order::AfterStatus, action: Action::ScaleCanary { replicas: 2 } });
     });
-    assert!(idle.contains(&9));
+    assert!(busy.contains(&9), "{busy:?}");
+    let recorded = broken(&world, |plan, _| plan.actions.clear());
+    assert!(recorded.contains(&9), "{recorded:?}");
+    assert_eq!(broken(&world, |_, _| {}), [] as [u8; 0]);
+    let mut world = at_25();
+    world.canary.as_mut().unwrap().updated_ready = 4;
+    world.blind_from = Some(world.now - std::time::Duration::from_secs(20));
+    let raised = broken(&world, |plan, seen| {
+        idle(plan, seen);
+        raise(plan, seen, 50);
+    });
+    assert!(raised.contains(&9), "{raised:?}");
+}
+
+#[test]
+fn a_move_while_blind_and_promoting_is_found() {
+    let mut world = World::default();
+    world.run_to_promoting(PromotingStep::TemplateWritten);
+    world.blind_from = Some(world.now - std::time::Duration::from_secs(20));
+    assert_eq!(broken(&world, |_, _| {}), [] as [u8; 0]);
+    let moved = broken(&world, |plan, seen| {
+        plan.next_status.promoting = Some(PromotingStep::Returning);
+        raise(plan, seen, 0);
+    });
+    assert!(moved.contains(&9), "{moved:?}");
+}
+
+#[test]
+fn pods_taken_from_a_canary_that_the_route_names_are_found() {
+    for action in [
+        Action::ScaleCanary { replicas: 0 },
+        Action::RemoveCanary,
+        Action::EnsureCanary { images: images(NEW), replicas: 0, stamp: UID.into() },
+    ] {
+        let taken = broken(&at_25(), |plan, _| plan.actions.push(Ordered { order: Order::BeforeStatus, action }));
+        assert_eq!(taken, [2]);
+    }
+}
+
+#[test]
+fn an_autoscaler_that_is_not_held_is_found() {
+    let mut world = at_25();
+    world.hpa.as_mut().unwrap().min = 2;
+    let not_held = broken(&world, |plan, _| plan.actions.clear());
+    assert_eq!(not_held, [2]);
+    let mut world = at_25();
+    let now = world.now;
+    world.stable.as_mut().unwrap().scale(8, now);
+    let forgotten = broken(&world, |plan, seen| plan.next_status.stable_replicas = seen.status.stable_replicas);
+    assert!(forgotten.contains(&2), "{forgotten:?}");
+    let mut world = at_25();
+    world.canary.as_mut().unwrap().updated_ready = 4;
+    world.hpa.as_mut().unwrap().min = 2;
+    let raised = broken(&world, |plan, seen| raise(plan, seen, 50));
+    assert!(raised.contains(&2), "{raised:?}");
+}
+
+#[test]
+fn a_raise_without_our_decision_on_the_route_or_in_an_odd_rule_is_found() {
+    for stripped in [true, false] {
+        let mut world = at_25();
+        world.canary.as_mut().unwrap().updated_ready = 4;
+        let route = world.route.as_mut().unwrap();
+        if stripped {
+            route.strip();
+        } else {
+            route.twice = Some(1);
+        }
+        let raised = broken(&world, |plan, seen| raise(plan, seen, 50));
+        assert!(raised.contains(if stripped { &6 } else { &8 }), "{raised:?}");
+    }
 }
 
 #[test]

@@ -117,6 +117,8 @@ pub struct World {
     pub canary: Option<Deployment>,
     pub canary_service: bool,
     pub hpa: Option<Hpa>,
+    /// The API server refuses every write of the autoscaler.
+    pub hpa_refused: bool,
     /// Pods that the present load needs; the autoscaler follows it by stable's share. None: it does nothing.
     pub load: Option<u32>,
     /// Highest decision that a write of ours brought to the route.
@@ -247,6 +249,7 @@ impl Default for World {
                 late: None,
                 changed: now,
             }),
+            hpa_refused: false,
             load: None,
             brought: 0,
             away: None,
