@@ -9,7 +9,7 @@ use crate::api::ReleaseImage;
 
 use super::action::Action;
 use super::draft::{Draft, signed};
-use super::observed::{Arm, Share};
+use super::observed::{Arm, Hpa, Share};
 
 /// Without counters of the data plane: how long it is given to follow. Above the slowest published lag
 /// (some 18 s for endpoints at GKE's load balancer).
@@ -92,14 +92,22 @@ pub(super) fn stable_ready_with(d: &Draft<'_>, images: &[ReleaseImage]) -> bool 
     d.seen.stable.as_ref().is_some_and(|stable| stable.carries(images) && stable.settled_ready() >= need)
 }
 
+/// The `minReplicas` that holds N; more than its maximum the API server would refuse.
+fn floor(d: &Draft<'_>, hpa: &Hpa) -> u32 {
+    whole(d).min(hpa.max.max(1))
+}
+
+pub(super) fn held(d: &Draft<'_>) -> bool {
+    d.seen.hpa.as_ref().is_none_or(|hpa| hpa.min >= floor(d, hpa))
+}
+
 /// Holds stable's capacity against its autoscaler, which would shrink the arm that loses its requests; true when
 /// that is done or not needed. Asked at every look: load that grows raises what is held.
 pub(super) fn hold_stable(d: &mut Draft<'_>) -> bool {
     let Some(hpa) = &d.seen.hpa else { return true };
     let wanted = d.seen.stable.as_ref().map_or(0, |stable| stable.wanted);
     d.status.stable_replicas = d.status.stable_replicas.max(wanted);
-    // More than its maximum the API server would refuse.
-    let need = whole(d).min(hpa.max.max(1));
+    let need = floor(d, hpa);
     if hpa.min >= need {
         return true;
     }

@@ -94,14 +94,17 @@ pub(super) fn close(d: &mut Draft<'_>, end: RolloutPhase, message: impl Into<Str
 /// a stale view must not leave pods behind.
 pub(super) fn take_down(d: &mut Draft<'_>) {
     let own = d.owns_route();
+    // Weight that a person gave the canary after the bake: told by the retirement, not cut off here.
+    let unused = d.seen.route.as_ref().is_none_or(|route| route.most() == 0.0);
+    let retire = d.seen.retire && unused;
     if let Some(route) = &d.seen.route
         // Our backendRef goes with the pipeline although the marks are off (the bake is over).
-        && (own || d.seen.retire && route.rollout.is_none())
+        && (own || retire && route.rollout.is_none())
     {
         let resource_version = route.resource_version.clone();
-        d.before(Action::ClearRoute { resource_version, remove_canary_ref: d.seen.retire });
+        d.before(Action::ClearRoute { resource_version, remove_canary_ref: retire });
     }
-    d.before(if d.seen.retire { Action::RemoveCanary } else { Action::ScaleCanary { replicas: 0 } });
+    d.before(if retire { Action::RemoveCanary } else { Action::ScaleCanary { replicas: 0 } });
 }
 
 fn word(end: RolloutPhase) -> &'static str {

@@ -266,7 +266,7 @@ impl Check<'_> {
             Action::RemoveCanary => {
                 let gone = self.seen.retire || self.seen.spec.reason == RolloutReason::Retire;
                 self.demand(8, gone, "the canary arm is removed although its pipeline is there");
-                self.pods(0);
+                self.demand(2, self.most() == 0.0, "the canary arm is removed while requests go to it");
             }
             Action::EnsureCanary { images, replicas, .. } => {
                 let new = *images == self.seen.spec.images && self.plan.next_status.going_back.is_none();

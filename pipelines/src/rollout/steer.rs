@@ -278,6 +278,10 @@ impl Draft<'_> {
                 self.say(code, format!("the recorded weight is not written: {why}"));
                 return Route::Unsettled;
             }
+            if up && self.status.going_back.is_none() && !capacity::held(self) {
+                self.say("StableCapacity", "the recorded weight is not written before stable's capacity is held");
+                return Route::Unsettled;
+            }
             if up && self.status.going_back.is_none() && blind::is_blind(self) {
                 self.say("NoFreshSamples", "the recorded weight is not written without fresh samples");
                 return Route::Unsettled;

@@ -24,6 +24,7 @@ enum Event {
     Broken(bool, bool),
     Delete,
     Withdraw,
+    Retire,
     Crash(bool),
     Stale(usize),
     Ceiling(u8),
@@ -65,6 +66,7 @@ fn event() -> impl Strategy<Value = Event> {
         (any::<bool>(), any::<bool>()).prop_map(|(new, on)| Event::Broken(new, on)),
         Just(Event::Delete),
         Just(Event::Withdraw),
+        Just(Event::Retire),
         any::<bool>().prop_map(Event::Crash),
         (0usize..4).prop_map(Event::Stale),
         (0u8..=100).prop_map(Event::Ceiling),
@@ -176,6 +178,7 @@ fn happen(world: &mut World, event: &Event) {
         }
         Event::Delete => world.deleting = true,
         Event::Withdraw => world.withdrawn = true,
+        Event::Retire => world.retire = true,
         Event::Crash(reaches) => world.crash_at = Some((world.log.len(), *reaches)),
         Event::Stale(passes) => world.stale = *passes,
         Event::Ceiling(weight) => world.spec.max_weight = *weight,

@@ -154,7 +154,7 @@ fn pods_taken_from_a_canary_that_the_route_names_are_found() {
         Action::EnsureCanary { images: images(NEW), replicas: 0, stamp: UID.into() },
     ] {
         let taken = broken(&at_25(), |plan, _| plan.actions.push(Ordered { order: Order::BeforeStatus, action }));
-        assert_eq!(taken, [2]);
+        assert!(taken.contains(&2), "{taken:?}");
     }
 }
 
