@@ -274,6 +274,13 @@ impl Draft<'_> {
         let (epoch, n) = written.unwrap_or((0, 0));
         if !stripped && n < self.status.decision {
             let up = f64::from(self.status.weight) > route.most() + 0.5;
+            if up && self.status.going_back.is_none() && self.status.weight > self.seen.spec.max_weight {
+                let there = (0..=self.seen.spec.max_weight).rev().find(|percent| f64::from(*percent) <= route.most());
+                let why =
+                    "the hub's ceiling fell before the recorded weight was written: what stands there is recorded";
+                self.set_weight(there.unwrap_or(0), "WeightLowered", why);
+                return Route::Unsettled;
+            }
             if up && let Some((code, why)) = route.odd() {
                 self.say(code, format!("the recorded weight is not written: {why}"));
                 return Route::Unsettled;

@@ -172,6 +172,28 @@ fn a_recorded_weight_is_written_to_a_route_that_lost_our_backend_before_the_writ
 }
 
 #[test]
+fn a_recorded_weight_is_not_written_above_a_ceiling_that_fell_meanwhile() {
+    let mut world = World::default();
+    world.run_to_weight(25);
+    let mut before = world.clone();
+    while world.status.weight != 50 {
+        before = world.clone();
+        world.pass();
+        world.tick(Duration::from_secs(1));
+    }
+    let write = |wrote: &Wrote| matches!(wrote, Wrote::Did(Action::SetWeights { percent: 50, .. }));
+    before.crash_at = world.log.iter().rposition(write).map(|at| (at, false));
+    let mut world = before;
+    world.pass();
+    assert_eq!((world.status.weight, world.weight()), (50, 25), "recorded and not written");
+    world.spec.max_weight = 30;
+    assert!(!world.until(60, |world| world.weight() > 30 || world.ended()));
+    assert_eq!(world.weight(), 30, "{}", world.code());
+    world.spec.max_weight = 100;
+    assert_eq!(world.run_to_end(), RolloutPhase::Promoted);
+}
+
+#[test]
 fn a_way_back_that_finds_its_route_replaced_again_and_again_is_paged() {
     let mut world = World::default();
     world.until(900, |world| world.phase() == RolloutPhase::Baking);
