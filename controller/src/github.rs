@@ -61,6 +61,8 @@ pub struct Report {
     /// `owner/name`.
     pub repository: String,
     pub sha: String,
+    /// Of the pipeline: two teams may name theirs alike.
+    pub namespace: String,
     pub pipeline: String,
     pub environment: String,
     pub state: State,
@@ -70,15 +72,15 @@ pub struct Report {
 }
 
 /// A place at GitHub that holds one state: a later report for it replaces an earlier one.
-type Slot = (String, String, String, String);
+type Slot = (String, String, String);
 
 impl Report {
     fn slot(&self) -> Slot {
-        (self.repository.clone(), self.sha.clone(), self.pipeline.clone(), self.environment.clone())
+        (self.repository.clone(), self.sha.clone(), self.context())
     }
 
     fn context(&self) -> String {
-        format!("tidegate/{}/{}", self.pipeline, self.environment)
+        format!("tidegate/{}/{}/{}", self.namespace, self.pipeline, self.environment)
     }
 
     fn described(&self) -> String {
@@ -268,7 +270,7 @@ impl Teller {
         {
             return Ok(id);
         }
-        let key = format!("{}-{}", report.release, report.attempt);
+        let key = format!("{}/{}-{}", report.namespace, report.release, report.attempt);
         let query = [("sha", report.sha.as_str()), ("environment", report.environment.as_str())];
         let there: Vec<Value> = crab.get(format!("{base}/deployments"), Some(&query)).await?;
         let ours = there
@@ -334,6 +336,7 @@ mod tests {
             token: SecretKeyRef { name: "github".into(), key: "token".into() },
             repository: "acme/portal".into(),
             sha: "0".repeat(40),
+            namespace: "shop".into(),
             pipeline: "portal".into(),
             environment: "staging".into(),
             state,
@@ -341,6 +344,14 @@ mod tests {
             release: "portal-0123456789".into(),
             attempt: 1,
         }
+    }
+
+    #[test]
+    fn a_pipeline_of_the_same_name_elsewhere_has_a_place_of_its_own() {
+        let ours = report(State::Failure, "denied");
+        let theirs = Report { namespace: "evil".into(), ..report(State::Success, "promoted") };
+        assert_eq!(ours.context(), "tidegate/shop/portal/staging");
+        assert!(ours.context() != theirs.context() && ours.slot() != theirs.slot());
     }
 
     #[test]

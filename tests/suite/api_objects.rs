@@ -32,8 +32,13 @@ pub fn cases() -> Vec<Case> {
         Case::new("api::a_valid_object_of_every_kind_is_accepted", async |world| {
             let hub = ready(&world).await?;
             let guard = hub.fleet.hub.client_for("tidegate-guard").await?;
+            let maker = hub.fleet.hub.client_for("tidegate-hub").await?;
             for object in samples::all()? {
-                let client = if object["kind"] == "Verdict" { &guard } else { &hub.fleet.hub.admin };
+                let client = match object["kind"].as_str() {
+                    Some("Verdict") => &guard,
+                    Some("Release" | "Rollout") => &maker,
+                    _ => &hub.fleet.hub.admin,
+                };
                 let answer = ask::create(client, &object).await?;
                 answer.accepted().with_context(|| object["kind"].to_string())?;
             }
@@ -43,10 +48,10 @@ pub fn cases() -> Vec<Case> {
             refused::each_with_its_sentence(&ready(&world).await?.fleet.hub.admin).await
         }),
         Case::new("api::records_keep_their_word", async |world| {
-            records::keep_their_word(&ready(&world).await?.fleet.hub.admin).await
+            records::keep_their_word(&ready(&world).await?.fleet).await
         }),
         Case::new("api::defaults_are_written_out", async |world| {
-            records::defaults_are_written_out(&ready(&world).await?.fleet.hub.admin).await
+            records::defaults_are_written_out(&ready(&world).await?.fleet).await
         }),
         Case::new("api::columns_tell_the_story", async |world| {
             columns::tell_the_story(&world, &*ready(&world).await?).await
@@ -62,6 +67,12 @@ pub fn cases() -> Vec<Case> {
         }),
         Case::new("api::a_new_breach_takes_a_lifted_quarantine_back", async |world| {
             people::a_new_breach_takes_a_lifted_quarantine_back(&ready(&world).await?.fleet).await
+        }),
+        Case::new("api::people_stop_and_repeat_releases_and_change_nothing_else", async |world| {
+            people::people_stop_and_repeat_releases_and_change_nothing_else(&ready(&world).await?.fleet).await
+        }),
+        Case::new("api::the_spoke_writes_nothing_in_the_clusters_own_namespaces", async |world| {
+            people::the_spoke_writes_nothing_in_the_clusters_own_namespaces(&ready(&world).await?.fleet).await
         }),
         Case::new("api::a_deposed_spoke_cannot_raise_a_weight", async |world| {
             people::a_deposed_spoke_cannot_raise_a_weight(&ready(&world).await?.fleet).await

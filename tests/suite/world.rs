@@ -18,6 +18,8 @@ use tokio::sync::{Mutex, OnceCell};
 pub const NOVICE: &str = "nora";
 /// Bound to `tidegate-approver`.
 pub const APPROVER: &str = "ava";
+/// Somebody on call, by `deploy/`'s role.
+pub const OPERATOR: &str = "oscar";
 
 /// The acts need all of them; a case that wants to see others go on, two.
 const ENVIRONMENTS: [&str; 3] = ["staging", "prod-east", "prod-west"];
@@ -84,7 +86,7 @@ impl World {
     async fn start_hub_only(&self) -> Result<HubOnly> {
         let mut config = FleetConfig::new(run_dir("api"), &[]);
         config.data_plane = false;
-        config.users = vec![User::new(APPROVER, &[]), User::new(NOVICE, &[])];
+        config.users = vec![User::new(APPROVER, &[]), User::new(NOVICE, &[]), User::new(OPERATOR, &[])];
         let fleet = Fleet::start(config, self.parts.clone()).await.context("the control plane does not start")?;
         let kubeconfig = fleet.hub.kubeconfig_for(cluster::ADMIN)?;
         let installed = self.tidegate(&kubeconfig, &["install"]).await?;

@@ -10,6 +10,10 @@ use tidegate_pipelines::release::{Outcome, ReleaseAction, wanted};
 use super::observe::ObservedEvent;
 use super::{Hub, ReconcileError, apply, observe, plan, report, status, validate};
 
+/// What the status of a BuildEvent has places for.
+const MAX_RELEASES: usize = 32;
+const MAX_RESOLVED: usize = 64;
+
 pub async fn reconcile(hub: &Hub, name: &str) -> Result<Option<Duration>, ReconcileError> {
     let Some(observed) = observe::event(hub, name) else { return Ok(None) };
     let views = validate::views(&hub.index, &observed.pipelines);
@@ -37,12 +41,15 @@ fn told(before: Option<&BuildEventStatus>, outcome: &Outcome) -> BuildEventStatu
             releases.push(name);
         }
     }
+    // Any number of pipelines may name one image; a status that is refused for its length would be tried for ever.
+    releases.truncate(MAX_RELEASES);
+    let resolved = outcome.resolved.iter().take(MAX_RESOLVED).cloned().collect();
     BuildEventStatus {
         phase: Some(outcome.phase),
         message: Some(outcome.message.clone()),
         releases,
         waiting_until: outcome.waiting_until.map(Time),
-        resolved: outcome.resolved.clone(),
+        resolved,
         conditions: before.map(|b| b.conditions.clone()).unwrap_or_default(),
     }
 }
@@ -51,4 +58,29 @@ fn told(before: Option<&BuildEventStatus>, outcome: &Outcome) -> BuildEventStatu
 fn pause(observed: &ObservedEvent) -> Duration {
     let age = observed.now.duration_since(observed.event.spec.received_at.0).as_secs();
     if age < 120 { Duration::from_secs(1) } else { Duration::from_secs(10) }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_pipelines::api::EventImage;
+    use tidegate_pipelines::release::Known;
+
+    use super::*;
+
+    #[test]
+    fn a_status_has_room_for_an_image_that_many_pipelines_name() {
+        let image = |n: usize| EventImage { repository: format!("r.example/{n}"), tag: None, digest: None };
+        let known = |n: usize| ReleaseAction::Known(Known { namespace: format!("team-{n}"), name: "r".into() });
+        let outcome = Outcome {
+            phase: BuildEventPhase::Released,
+            reason: "Released",
+            message: "released".into(),
+            waiting_until: None,
+            resolved: (0..100).map(image).collect(),
+            actions: (0..100).map(known).collect(),
+        };
+        let status = told(None, &outcome);
+        assert_eq!((status.releases.len(), status.resolved.len()), (32, 64));
+        assert_eq!(status.releases[0], "team-0/r");
+    }
 }

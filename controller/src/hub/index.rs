@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
-use futures::{FutureExt, StreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::Api;
@@ -51,6 +51,7 @@ struct Opening<K: Resource<DynamicType = ()> + Clone + 'static> {
     api: Api<K>,
     config: watcher::Config,
     writer: reflector::store::Writer<K>,
+    keep: fn(&K) -> bool,
 }
 
 fn open<K>(api: Api<K>, config: watcher::Config) -> (Store<K>, Opening<K>)
@@ -58,7 +59,13 @@ where
     K: Resource<DynamicType = ()> + Clone + 'static,
 {
     let (reader, writer) = reflector::store();
-    (reader, Opening { api, config, writer })
+    (reader, Opening { api, config, writer, keep: |_| true })
+}
+
+/// An intent speaks for an environment only from that environment's namespace: whoever may write Rollouts elsewhere
+/// tells the hub nothing.
+fn in_its_place(rollout: &Rollout) -> bool {
+    rollout.metadata.namespace.as_deref() == Some(&names::environment_namespace(&rollout.spec.environment))
 }
 
 impl<K> Opening<K>
@@ -68,6 +75,14 @@ where
     fn start(self, keys: &mpsc::Sender<Key>, index: &Index, concerns: Concerns<K>) -> Watch {
         // Nobody here reads who set which field, and it is half of an object's size.
         let stream = watcher(self.api, self.config).modify(|object| object.managed_fields_mut().clear());
+        let keep = self.keep;
+        let kept = move |event: &watcher::Event<K>| match event {
+            watcher::Event::Apply(object) | watcher::Event::InitApply(object) | watcher::Event::Delete(object) => {
+                keep(object)
+            }
+            watcher::Event::Init | watcher::Event::InitDone => true,
+        };
+        let stream = stream.try_filter(move |event| std::future::ready(kept(event)));
         let stream = stream.backoff(Patience::default()).reflect(self.writer);
         let (keys, index) = (keys.clone(), index.clone());
         async move {
@@ -108,6 +123,7 @@ impl Index {
         let (releases, on_releases) = open(Api::all(client.clone()), all());
         let (approvals, on_approvals) = open(Api::all(client.clone()), all());
         let (rollouts, on_rollouts) = open(Api::all(client.clone()), all());
+        let on_rollouts = Opening { keep: in_its_place, ..on_rollouts };
         let (environments, on_environments) = open(Api::all(client.clone()), all());
         let (policies, on_policies) = open(Api::all(client.clone()), all());
         let (attestors, on_attestors) = open(Api::all(client.clone()), all());
@@ -269,5 +285,29 @@ impl Index {
     fn of_lease(&self, lease: &Lease) -> Vec<Key> {
         let namespace = lease.namespace().unwrap_or_default();
         namespace.strip_prefix("env-").map(|name| Key::Environment(name.to_owned())).into_iter().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rollout_outside_its_environments_namespace_counts_for_nothing() {
+        let rollout = |namespace: &str| -> Rollout {
+            serde_json::from_value(serde_json::json!({
+                "apiVersion": "tidegate.io/v1alpha1", "kind": "Rollout", "metadata": {"name": "r", "namespace": namespace},
+                "spec": {
+                    "environment": "prod", "pipelineNamespace": "acme", "pipeline": "portal", "release": "portal-1",
+                    "attempt": 1, "namespace": "acme", "images": [], "workload": {"name": "portal"}, "service": "portal",
+                    "route": {"httpRoute": "portal"}, "strategy": {}, "objectives": []
+                }
+            }))
+            .unwrap()
+        };
+        assert!(in_its_place(&rollout("env-prod")));
+        for elsewhere in ["acme", "prod", "env-staging", "env-"] {
+            assert!(!in_its_place(&rollout(elsewhere)), "{elsewhere}");
+        }
     }
 }

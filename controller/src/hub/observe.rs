@@ -66,7 +66,7 @@ pub async fn lookups(
 ) -> BTreeMap<String, Lookup> {
     let known = event.status.as_ref().map(|s| s.resolved.as_slice()).unwrap_or_default();
     let mut answers = BTreeMap::new();
-    let mut open: BTreeMap<String, Vec<Registry>> = BTreeMap::new();
+    let mut open: BTreeMap<String, Vec<&PipelineSpec>> = BTreeMap::new();
     for want in wanted {
         let asked = reference(&want.ask);
         let same = |k: &&tidegate_pipelines::api::EventImage| {
@@ -79,14 +79,17 @@ pub async fn lookups(
                 answers.insert(asked, Lookup::Found(digest));
             }
             None => {
-                if let Some(pipeline) = pipelines.get(want.pipeline) {
-                    open.insert(asked, registries(hub, pipeline.spec));
+                // One that is refused ships nothing, and has no say in how others' images are asked for.
+                let asking = pipelines.get(want.pipeline).filter(|p| p.refused.is_none());
+                if let Some(pipeline) = asking.filter(|p| p.ambiguous_with.is_empty()) {
+                    open.entry(asked).or_default().push(pipeline.spec);
                 }
             }
         }
     }
     let mut asked: Vec<BoxFuture<'_, (String, Lookup)>> = Vec::new();
-    for (reference, registries) in open {
+    for (reference, specs) in open {
+        let registries = registries(hub, &specs);
         let fetch = hub.verdicts.verifier.fetch().clone();
         asked.push(
             async move {
@@ -156,21 +159,24 @@ async fn look_up(fetch: &dyn Fetch, reference: &str, registries: &[Registry]) ->
     }
 }
 
-/// What the policies of the pipeline's environments say of registries. One that any of them wants
-/// spoken to over TLS is.
-fn registries(hub: &Hub, spec: &PipelineSpec) -> Vec<Registry> {
-    let policies: Vec<_> = spec
-        .stages
+/// What the policies of all environments of these pipelines say of registries.
+fn registries(hub: &Hub, specs: &[&PipelineSpec]) -> Vec<Registry> {
+    let policies: Vec<_> = specs
         .iter()
+        .flat_map(|spec| &spec.stages)
         .flat_map(|s| &s.environments)
         .filter_map(|name| hub.index.environments.get(&ObjectRef::new(name)))
         .filter_map(|environment| hub.index.policies.get(&ObjectRef::new(&environment.spec.policy)))
         .collect();
-    let says = |p: &tidegate_pipelines::api::VerificationPolicy, host: &str| {
-        p.spec.policy.registries.iter().any(|r| r.insecure && r.host.eq_ignore_ascii_case(host))
-    };
-    let hosts = policies.iter().flat_map(|p| &p.spec.policy.registries).map(|r| r.host.clone());
-    hosts.map(|host| Registry { insecure: policies.iter().all(|p| says(p, &host)), host }).collect()
+    agreed(&policies.iter().map(|p| p.spec.policy.registries.as_slice()).collect::<Vec<_>>())
+}
+
+/// A registry that any of them wants spoken to over TLS is: the answer is for all who ask, and nobody's pipeline
+/// takes TLS away from another's.
+fn agreed(all: &[&[Registry]]) -> Vec<Registry> {
+    let insecure = |of: &[Registry], host: &str| of.iter().any(|r| r.insecure && r.host.eq_ignore_ascii_case(host));
+    let hosts = all.iter().flat_map(|of| of.iter()).map(|r| r.host.clone());
+    hosts.map(|host| Registry { insecure: all.iter().all(|of| insecure(of, &host)), host }).collect()
 }
 
 pub struct ObservedRelease {
@@ -241,4 +247,20 @@ pub async fn freshened(hub: &Hub, observed: ObservedRelease) -> Result<ObservedR
     let (name, uid) = (observed.release.name_any(), observed.release.spec.pipeline_uid.clone());
     let siblings = listed.items.into_iter().filter(|r| r.spec.pipeline_uid == uid && r.name_any() != name);
     Ok(ObservedRelease { others: siblings.map(Arc::new).collect(), ..observed })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_http_is_spoken_only_where_everybody_who_asks_says_so() {
+        let registry = |host: &str, insecure| Registry { host: host.into(), insecure };
+        let (plain, tls) = ([registry("r.example", true)], [registry("R.example", false)]);
+        let insecure = |all: &[&[Registry]]| agreed(all).iter().any(|r| r.insecure);
+        assert!(insecure(&[&plain]) && insecure(&[&plain, &plain]));
+        for all in [&[&plain[..], &tls[..]], &[&tls[..], &plain[..]], &[&plain[..], &[]], &[&[], &plain[..]]] {
+            assert!(!insecure(all), "{all:?}");
+        }
+    }
 }

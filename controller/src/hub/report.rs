@@ -8,7 +8,9 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Client, Resource, ResourceExt};
 use serde_json::json;
-use tidegate_pipelines::api::{BuildEvent, EnvironmentProgress, Pipeline, Release, ReleaseStatus, RolloutPhase, names};
+use tidegate_pipelines::api::{
+    BuildEvent, EnvironmentProgress, EventSourceSpec, Pipeline, Release, ReleaseStatus, RolloutPhase, names,
+};
 use tidegate_pipelines::release::{Note, Outcome, Plan};
 use tokio::sync::mpsc;
 
@@ -144,6 +146,11 @@ fn is_warning(note: &Note) -> bool {
     )
 }
 
+/// The source's token writes only where the source itself is bound to.
+fn speaks_for(source: &EventSourceSpec, repository: &str) -> bool {
+    source.repositories.iter().any(|bound| bound.eq_ignore_ascii_case(repository))
+}
+
 /// One commit status and deployment status per environment: where it changed, or for `all`.
 fn to_github(hub: &Hub, release: &Release, plan: &Plan, all: bool) {
     let spec = &release.spec;
@@ -152,7 +159,8 @@ fn to_github(hub: &Hub, release: &Release, plan: &Plan, all: bool) {
         return;
     };
     let source = hub.index.sources.get(&ObjectRef::new(source).within(names::SYSTEM_NAMESPACE));
-    let Some(report) = source.and_then(|s| s.spec.report.clone()) else { return };
+    let Some(source) = source.filter(|s| speaks_for(&s.spec, repository)) else { return };
+    let Some(report) = source.spec.report.clone() else { return };
     let before = release.status.as_ref().filter(|s| s.attempt == spec.attempt);
     for progress in &plan.status.environments {
         let known = before.and_then(|s| s.environments.iter().find(|e| e.environment == progress.environment));
@@ -166,6 +174,7 @@ fn to_github(hub: &Hub, release: &Release, plan: &Plan, all: bool) {
             token: report.token.clone(),
             repository: repository.clone(),
             sha: revision.clone(),
+            namespace: release.namespace().unwrap_or_default(),
             pipeline: spec.pipeline.clone(),
             environment: progress.environment.clone(),
             state,
@@ -224,5 +233,13 @@ mod tests {
         ] {
             assert_eq!(is_news(Some(&created), Some(&status(phase, ago)), now), news, "{phase} {ago}");
         }
+    }
+
+    #[test]
+    fn nothing_is_reported_to_a_repository_that_the_source_is_not_bound_to() {
+        let source: EventSourceSpec =
+            serde_json::from_value(json!({"kind": "github", "repositories": ["acme/portal"]})).unwrap();
+        assert!(speaks_for(&source, "Acme/Portal"));
+        assert!(!speaks_for(&source, "victim/portal") && !speaks_for(&source, "acme"));
     }
 }

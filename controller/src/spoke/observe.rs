@@ -14,8 +14,10 @@ use tidegate_pipelines::api::{
     Breach, Environment, ReleaseImage, Rollout, RolloutPhase, RolloutReason, RolloutSpec, RolloutStatus, names,
 };
 use tidegate_pipelines::judge::{Arms, JudgeConfig, Scene, Watch};
+use tidegate_pipelines::release::reaches;
 use tidegate_pipelines::rollout::{
-    Arm, DataPlane, Health, Hpa, Hub, Identity, JudgeView, Observed, OtherRollout, Share, TargetCandidate, VerdictView,
+    Arm, DataPlane, Health, Hpa, Hub, Identity, JudgeView, Observed, OtherRollout, RouteDecision, Share,
+    TargetCandidate, VerdictView,
 };
 
 use super::evidence::{Answer, Question};
@@ -27,6 +29,9 @@ use crate::metrics::ReadRequest;
 
 /// How long a data plane without stated lag may take to follow a route; Traefik takes 1-2 s.
 const DEFAULT_LAG: Duration = Duration::from_secs(3);
+
+/// As the admission policy `tidegate-epoch` reads them: at most fifteen digits.
+const PLAUSIBLE_EPOCHS: u64 = 1_000_000_000_000_000;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ObserveError {
@@ -139,8 +144,7 @@ pub fn observe(
     let route = world.routes.get(Some(namespace), &spec.route.http_route);
     let route = route.map(|route| Route::read(&route, &spec.service, &canary_service));
     let on_route = route.as_ref().and_then(|r| r.view.decision.as_ref());
-    let highest = status.epoch.max(on_route.map_or(0, |d| d.epoch));
-    let epoch = *memory.epoch.get_or_insert(highest + 1);
+    let epoch = *memory.epoch.get_or_insert(next_epoch(status.epoch, on_route, rollout.uid().as_deref()));
 
     let stable = world.deployments.get(Some(namespace), &spec.workload.name);
     let canary = world.deployments.get(Some(namespace), &canary_name);
@@ -212,6 +216,13 @@ pub fn observe(
         rollout: rollout.clone(),
     };
     Ok(seen)
+}
+
+/// One above every epoch under which this rollout was driven. What is on the route counts where it can be our own:
+/// many may write an annotation, and nobody leads a rollout often enough for a number of sixteen digits.
+fn next_epoch(recorded: u64, on_route: Option<&RouteDecision>, uid: Option<&str>) -> u64 {
+    let ours = on_route.filter(|d| Some(d.rollout.as_str()) == uid && d.epoch < PLAUSIBLE_EPOCHS);
+    recorded.max(ours.map_or(0, |d| d.epoch)).saturating_add(1)
 }
 
 /// Our label is what makes an object under our name ours.
@@ -325,13 +336,8 @@ fn autoscaler(world: &World, namespace: &str, workload: &str) -> Option<Arc<Hori
 
 /// The hub matched the pipeline's namespace before it wrote the intent; where it may act is looked at again here.
 pub fn namespace_allowed(environment: &Environment, spec: &RolloutSpec) -> bool {
-    environment.spec.allowed_pipelines.iter().any(|allowed| {
-        if allowed.target_namespaces.is_empty() {
-            spec.namespace == spec.pipeline_namespace
-        } else {
-            allowed.target_namespaces.contains(&spec.namespace)
-        }
-    })
+    let entries = &environment.spec.allowed_pipelines;
+    entries.iter().any(|entry| reaches(entry, &spec.pipeline_namespace, &spec.namespace))
 }
 
 fn of_workload(one: &Rollout, other: &Rollout) -> bool {
@@ -383,3 +389,7 @@ fn candidates(
         })
         .collect()
 }
+
+#[cfg(test)]
+#[path = "observe_tests.rs"]
+mod tests;

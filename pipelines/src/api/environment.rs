@@ -53,11 +53,11 @@ pub struct MetricsSource {
     pub prometheus: String,
     /// Label that names the pod. Default `pod`.
     #[serde(default = "pod_label")]
-    #[schemars(length(min = 1, max = 128))]
+    #[schemars(length(min = 1, max = 128), regex(pattern = "^[a-zA-Z_][a-zA-Z0-9_]*$"))]
     pub pod_label: String,
     /// Label that names the namespace. Default `namespace`.
     #[serde(default = "namespace_label")]
-    #[schemars(length(min = 1, max = 128))]
+    #[schemars(length(min = 1, max = 128), regex(pattern = "^[a-zA-Z_][a-zA-Z0-9_]*$"))]
     pub namespace_label: String,
     /// Scrape interval of this server. Default `15s`.
     #[serde(default = "scrape_interval")]
@@ -72,10 +72,10 @@ pub struct MetricsSource {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct GatewayMetrics {
     /// Counter with one series per backend and code, e.g. `traefik_service_requests_total`.
-    #[schemars(length(min = 1, max = 200))]
+    #[schemars(length(min = 1, max = 200), regex(pattern = "^[a-zA-Z_:][a-zA-Z0-9_:]*$"))]
     pub requests: String,
     /// Label that names the backend.
-    #[schemars(length(min = 1, max = 128))]
+    #[schemars(length(min = 1, max = 128), regex(pattern = "^[a-zA-Z_][a-zA-Z0-9_]*$"))]
     pub service_label: String,
     /// Anchored RE2 pattern of that label's value, with `{namespace}`, `{service}` and `{port}` filled in.
     #[schemars(length(min = 1, max = 300), extend("x-kubernetes-validations" = [{
@@ -84,7 +84,7 @@ pub struct GatewayMetrics {
     }]))]
     pub service_pattern: String,
     /// Label that carries the HTTP status code.
-    #[schemars(length(min = 1, max = 128))]
+    #[schemars(length(min = 1, max = 128), regex(pattern = "^[a-zA-Z_][a-zA-Z0-9_]*$"))]
     pub code_label: String,
     /// How far behind the traffic these counters are.
     #[serde(default)]
@@ -109,7 +109,7 @@ fn scrape_interval() -> Span {
 pub struct AllowedPipelines {
     /// Selects the pipelines' namespaces at the hub. An empty selector selects all of them.
     pub namespace_selector: LabelSelector,
-    /// Namespaces in the environment. Empty: only the namespace of the pipeline's own namespace name.
+    /// Namespaces in the environment, and no others. Empty: only the namespace of the pipeline's own namespace name.
     #[serde(default)]
     #[schemars(length(max = 64), inner(length(min = 1, max = 63)))]
     pub target_namespaces: Vec<String>,

@@ -27,6 +27,7 @@ use super::rollout::RolloutPhase;
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(extend("x-kubernetes-validations" = [
     {"rule": "self.images == oldSelf.images && self.pipeline == oldSelf.pipeline && self.pipelineUid == oldSelf.pipelineUid", "message": "a Release is immutable: ship other digests as another Release"},
+    {"rule": "has(self.revision) == has(oldSelf.revision) && (!has(self.revision) || self.revision == oldSelf.revision) && has(self.repository) == has(oldSelf.repository) && (!has(self.repository) || self.repository == oldSelf.repository) && has(self.builtAt) == has(oldSelf.builtAt) && (!has(self.builtAt) || self.builtAt == oldSelf.builtAt) && has(self.eventSource) == has(oldSelf.eventSource) && (!has(self.eventSource) || self.eventSource == oldSelf.eventSource)", "message": "a Release keeps what its event said: revision, repository, builtAt and eventSource stay"},
     {"rule": "!has(self.attempt) || !has(oldSelf.attempt) || self.attempt >= oldSelf.attempt", "message": "attempt only rises: its Rollouts are named by it"},
     {"rule": "self.images.all(a, self.images.exists_one(b, b.container == a.container))", "message": "images name a container twice: one container runs one image"}
 ]))]

@@ -32,7 +32,8 @@ use crate::judge::state::JudgeState;
     {"rule": "self.images == oldSelf.images && self.release == oldSelf.release && self.reason == oldSelf.reason && self.__namespace__ == oldSelf.__namespace__", "message": "a Rollout ships what it was made for: only paused, abort, promoteThrough, maxWeight and superseded may change"},
     {"rule": "!oldSelf.abort || self.abort", "message": "abort cannot be taken back: retry the release instead"},
     {"rule": "self.images.all(a, self.images.exists_one(b, b.container == a.container))", "message": "images name a container twice: one container runs one image"},
-    {"rule": "self.environment == oldSelf.environment && self.attempt == oldSelf.attempt && self.workload == oldSelf.workload && self.service == oldSelf.service && self.route == oldSelf.route", "message": "a Rollout acts on what it was made for: environment, attempt, workload, service and route stay"}
+    {"rule": "self.environment == oldSelf.environment && self.attempt == oldSelf.attempt && self.workload == oldSelf.workload && self.service == oldSelf.service && self.route == oldSelf.route", "message": "a Rollout acts on what it was made for: environment, attempt, workload, service and route stay"},
+    {"rule": "self.pipeline == oldSelf.pipeline && self.pipelineNamespace == oldSelf.pipelineNamespace && self.strategy == oldSelf.strategy && self.objectives == oldSelf.objectives && has(self.revision) == has(oldSelf.revision) && (!has(self.revision) || self.revision == oldSelf.revision) && self.alphaShare == oldSelf.alphaShare", "message": "a Rollout is judged as it was made: pipeline, pipelineNamespace, strategy, objectives, revision and alphaShare stay"}
 ]))]
 pub struct RolloutSpec {
     /// Name of the environment.

@@ -69,7 +69,9 @@ pub fn read(delivery: Delivery<'_>, message: &Message) -> Result<Fact, EventErro
     spec.occurred_at = time(build.finish_time.as_deref());
     let substitutions = build.substitutions.unwrap_or_default();
     let filled = |text: Option<String>| text.filter(|text| !text.is_empty());
-    spec.repository = filled(substitutions.repo_full_name).map(|name| bounded("repository", &name, 255)).transpose()?;
+    // A substitution is what whoever started the build says: without the binding it names no repository to report to.
+    let named = filled(substitutions.repo_full_name).filter(|name| delivery.may_speak_for(name).is_ok());
+    spec.repository = named.map(|name| bounded("repository", &name, 255)).transpose()?;
     spec.git_ref = filled(substitutions.branch_name).map(|name| bounded("branch", &name, 255)).transpose()?;
     let (git, repo) =
         build.source_provenance.map(|source| (source.resolved_git_source, source.resolved_repo_source)).unzip();
@@ -130,6 +132,14 @@ mod tests {
         assert_eq!(spec.key, "b-1/SUCCESS");
         assert_eq!(spec.revision, Some("a".repeat(40)));
         assert_eq!((spec.repository.as_deref(), spec.git_ref.as_deref()), (Some("acme/portal"), Some("main")));
+    }
+
+    #[test]
+    fn a_repository_that_the_source_may_not_speak_for_is_not_taken_from_a_substitution() {
+        let mut foreign = build("SUCCESS");
+        foreign["substitutions"]["REPO_FULL_NAME"] = json!("victim/portal");
+        let spec = built(read(&foreign));
+        assert_eq!((spec.repository, spec.images.len()), (None, 1));
     }
 
     #[test]

@@ -56,11 +56,15 @@ pub(crate) struct Tape {
     pub notes: Vec<String>,
 }
 
+/// Above it a double no longer tells one request from the next.
+pub const LARGEST_COUNT: u64 = 1 << 53;
+
 /// Why samples were left out, counted so that a note is one line.
 #[derive(Default)]
 struct Rejected {
     not_finite: usize,
     negative: usize,
+    huge: usize,
     doubled: usize,
     future: usize,
     backwards: usize,
@@ -71,6 +75,7 @@ impl Rejected {
         [
             (self.not_finite, "samples are NaN or infinite"),
             (self.negative, "samples of a counter are negative"),
+            (self.huge, "samples are too large to be counts"),
             (self.doubled, "samples have the time of another"),
             (self.future, "samples are from the future: the clocks disagree"),
             (self.backwards, "samples are out of order"),
@@ -89,6 +94,8 @@ impl Rejected {
                 self.not_finite += 1;
             } else if value < 0.0 {
                 self.negative += 1;
+            } else if value > LARGEST_COUNT as f64 {
+                self.huge += 1;
             } else if t > newest_allowed {
                 self.future += 1;
             } else if previous == Some(t) {

@@ -23,6 +23,17 @@ pub enum SelectorError {
         "'{text}' matches on label '{label}', which Tidegate sets itself from the pods of each arm; leave that matcher out"
     )]
     Forbidden { text: String, label: String },
+    #[error(
+        "'{text}' names '{name}', which is no plain name of a metric or label: letters, digits, '_' (and ':' in metrics) only"
+    )]
+    Name { text: String, name: String },
+}
+
+/// Names are written into queries as they are: one with other characters could close the braces and select
+/// what it likes. Prometheus takes such names in quotes; the judge takes none.
+fn is_name(name: &str, colons: bool) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || (colons && c == ':');
+    name.chars().all(plain) && name.chars().next().is_some_and(|c| !c.is_ascii_digit())
 }
 
 /// A plain selector of one metric.
@@ -72,6 +83,10 @@ pub fn parse(text: &str, source: &MetricsSource) -> Result<Selector, SelectorErr
         }
     }
     let metric = metric.filter(|m| !m.is_empty()).ok_or_else(|| SelectorError::NoMetric { text: shown() })?;
+    let odd = matchers.iter().map(|m| &m.name).find(|name| !is_name(name, false));
+    if let Some(name) = Some(&metric).filter(|name| !is_name(name, true)).or(odd) {
+        return Err(SelectorError::Name { text: shown(), name: name.chars().take(120).collect() });
+    }
     Ok(Selector { metric, matchers })
 }
 
@@ -129,6 +144,11 @@ pub fn backend_pattern(pattern: &str, namespace: &str, service: &str, port: u16)
 /// A selector of one label's values by an anchored pattern, as the gateway's backends are told apart.
 pub fn by_pattern(metric: &str, label: &str, pattern: &str) -> Result<Selector, SelectorError> {
     let text = format!("{metric}{{{label}=~{}}}", quoted(pattern));
+    for (name, colons) in [(metric, true), (label, false)] {
+        if !is_name(name, colons) {
+            return Err(SelectorError::Name { text, name: name.to_owned() });
+        }
+    }
     match parser::parse(&text) {
         Ok(Expr::VectorSelector(vector)) if vector.matchers.or_matchers.is_empty() => {
             Ok(Selector { metric: metric.to_owned(), matchers: vector.matchers.matchers })
@@ -252,10 +272,22 @@ mod tests {
             (r#"x_total{namespace!="portal"}"#, "label 'namespace'"),
             (r#"x_total{a="1" or namespace="other"}"#, "or"),
             ("max_over_time(x_total[10m:1m])", "function"),
+            (r#"{__name__="x_total{} or up"}"#, "no plain name"),
+            (r#"{"x_total} or {namespace!='portal'"}"#, "no plain name"),
+            (r#"x_total{"a=\"1\"} or up{b"="2"}"#, "no plain name"),
+            (r#"{__name__="9x"}"#, "no plain name"),
         ];
         for (text, told) in table {
             let error = parse(text, &source()).map(|s| s.query(&source(), "n", &[])).unwrap_err().to_string();
             assert!(error.contains(told), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn names_of_the_gateways_counter_are_plain_too() {
+        assert!(by_pattern("traefik_service_requests_total", "service", ".*").is_ok());
+        for (metric, label) in [("x_total{} or up", "service"), ("x_total", "a=\"1\"} or up{b"), ("", "a"), ("x", "")] {
+            assert!(by_pattern(metric, label, ".*").is_err(), "{metric} {label}");
         }
     }
 

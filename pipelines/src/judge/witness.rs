@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::config::{Batch, JudgeConfig, ObjectiveSamples, Pod, RawSeries, Scene, Watch};
 use super::eprocess::{self, Counts};
 use super::guards;
-use super::samples::{Arm, Member, Tape};
+use super::samples::{Arm, LARGEST_COUNT, Member, Tape};
 use super::state::{JudgeState, ProcessState};
 
 /// Name of the process over the gateway's counters.
@@ -195,14 +195,14 @@ fn listen(
             eprocess::step_bad(process, counts, margin, phi, config.planned_scrapes);
             if !baking && round.from >= moment.step_since {
                 eprocess::step_good(process, counts, phi);
-                process.step_canary_requests += counts.canary_requests as u64;
-                process.step_canary_errors += counts.canary_errors as u64;
+                add(&mut process.step_canary_requests, counts.canary_requests);
+                add(&mut process.step_canary_errors, counts.canary_errors);
             }
         }
-        process.canary_requests += round.counts.canary_requests as u64;
-        process.canary_errors += round.counts.canary_errors as u64;
-        process.stable_requests += round.counts.stable_requests as u64;
-        process.stable_errors += round.counts.stable_errors as u64;
+        add(&mut process.canary_requests, round.counts.canary_requests);
+        add(&mut process.canary_errors, round.counts.canary_errors);
+        add(&mut process.stable_requests, round.counts.stable_requests);
+        add(&mut process.stable_errors, round.counts.stable_errors);
         process.watermark_ms = round.to;
     }
     let window = (process.watermark_ms - guards::window_ms(moment.interval)).max(process.started_ms);
@@ -236,6 +236,11 @@ fn tell(heard: &mut Heard, tape: &Tape, up: &[RawSeries], moment: &Moment) {
     }
 }
 
+/// What is kept is told in a status, whose numbers end where a double's do.
+fn add(sum: &mut u64, amount: f64) {
+    *sum = sum.saturating_add(amount as u64).min(LARGEST_COUNT);
+}
+
 /// The service's own past as a control with as many requests as this round, its error rate taken at the upper end of
 /// what it may have been. A known rate in place of a second arm keeps each step's mean at most one.
 fn against_past(process: &ProcessState, now: Counts) -> Counts {
@@ -254,4 +259,17 @@ fn slot<'a>(processes: &'a mut Vec<ProcessState>, name: &str, start: i64) -> &'a
         processes.len() - 1
     });
     &mut processes[index]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_end_where_a_status_can_hold_them() {
+        let mut sum = LARGEST_COUNT - 1;
+        add(&mut sum, 5e15);
+        add(&mut sum, 1e300);
+        assert_eq!(sum, LARGEST_COUNT);
+    }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kube::core::{Selector, SelectorExt};
 
-use crate::api::{EnvironmentSpec, PipelineSpec};
+use crate::api::{AllowedPipelines, EnvironmentSpec, PipelineSpec};
 
 /// Why an environment does not let a pipeline act on a namespace.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -13,6 +13,20 @@ pub enum NotAllowed {
     NotSelected { pipeline_namespace: String },
     #[error("its allowedPipelines do not let pipelines of '{pipeline_namespace}' act on the namespace '{target}'")]
     Target { pipeline_namespace: String, target: String },
+    #[error("no pipeline acts on the namespace '{target}': it is the cluster's or Tidegate's own")]
+    OutOfReach { target: String },
+}
+
+/// Where the guard does not judge nothing is shipped, whatever an Environment says.
+const OUT_OF_REACH: [&str; 4] = ["kube-system", "kube-node-lease", "kube-public", crate::api::names::SYSTEM_NAMESPACE];
+
+/// Whether this entry lets a pipeline of `pipeline_namespace` act on `target`: on what it lists, or, where it
+/// lists nothing, on the namespace of the same name. The spoke asks this of every entry: it cannot see the
+/// labels at the hub by which entries are selected.
+pub fn reaches(entry: &AllowedPipelines, pipeline_namespace: &str, target: &str) -> bool {
+    let listed = &entry.target_namespaces;
+    let named = if listed.is_empty() { target == pipeline_namespace } else { listed.iter().any(|n| n == target) };
+    named && !OUT_OF_REACH.contains(&target)
 }
 
 /// The namespace in the environments on which a pipeline acts.
@@ -37,9 +51,11 @@ pub fn namespace_allowed(
     if selecting.is_empty() {
         return Err(NotAllowed::NotSelected { pipeline_namespace });
     }
-    let own = target == pipeline_namespace;
-    if own || selecting.iter().any(|entry| entry.target_namespaces.iter().any(|n| n == target)) {
+    if selecting.iter().any(|entry| reaches(entry, &pipeline_namespace, target)) {
         return Ok(());
+    }
+    if OUT_OF_REACH.contains(&target) {
+        return Err(NotAllowed::OutOfReach { target: target.to_owned() });
     }
     Err(NotAllowed::Target { pipeline_namespace, target: target.to_owned() })
 }
@@ -84,7 +100,7 @@ mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 
     use super::*;
-    use crate::api::{AllowedPipelines, MetricsSource, Span};
+    use crate::api::{MetricsSource, Span};
 
     fn environment(allowed: Vec<(LabelSelector, &[&str])>) -> EnvironmentSpec {
         EnvironmentSpec {
@@ -137,12 +153,22 @@ mod tests {
             (labels(&[("team", "a")]), "shared", false),
             (labels(&[("team", "b")]), "acme", false),
             (labels(&[("tier", "gold")]), "shared", true),
-            (labels(&[("tier", "gold")]), "acme", true),
+            (labels(&[("tier", "gold")]), "acme", false),
+            (labels(&[("team", "a"), ("tier", "gold")]), "acme", true),
             (labels(&[("tier", "gold")]), "kube-system", false),
             (labels(&[("tier", "lead")]), "shared", false),
         ] {
             let answer = namespace_allowed(&environment, "acme", &given, target);
             assert_eq!(answer.is_ok(), expected, "{given:?} on {target}: {answer:?}");
+        }
+    }
+
+    #[test]
+    fn nobody_reaches_the_clusters_own_namespaces() {
+        let environment = environment(vec![(LabelSelector::default(), &[]), (LabelSelector::default(), &OUT_OF_REACH)]);
+        for target in OUT_OF_REACH {
+            let answer = namespace_allowed(&environment, target, &labels(&[]), target);
+            assert!(matches!(answer, Err(NotAllowed::OutOfReach { .. })), "{target}: {answer:?}");
         }
     }
 

@@ -17,7 +17,7 @@ mod verify;
 mod wanted;
 mod world;
 
-pub use allowed::{Claim, NotAllowed, ambiguous, claims, namespace_allowed, target_namespace};
+pub use allowed::{Claim, NotAllowed, ambiguous, claims, namespace_allowed, reaches, target_namespace};
 pub use lint::{Refusal, refusals};
 pub use order::{built_at, current, is_newer};
 pub use plan::{Note, Plan, Write, plan};

@@ -24,7 +24,7 @@ pub struct Observed<'a> {
     pub withdrawn: bool,
     /// The pipeline is gone: our canary Deployment, Service and backendRef go with this rollout.
     pub retire: bool,
-    /// `spec.namespace` is the pipeline's own or among the environment's `targetNamespaces`.
+    /// `spec.namespace` is among the environment's `targetNamespaces` or, where it lists none, the pipeline's own.
     pub namespace_allowed: bool,
     /// This environment's own verdict over all of `spec.images`: the worst one.
     pub verdict: VerdictView,

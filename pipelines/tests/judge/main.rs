@@ -377,6 +377,7 @@ fn nan_doubles_futures_and_strangers_are_left_out_and_told() {
         (last.0 + 10, f64::NAN),
         (last.0 + 20, f64::INFINITY),
         (last.0 + 30, -4.0),
+        (last.0 + 40, 1e300),
         (last.0 - 5_000, 1e9),
         (last.0 + 3_600_000, 1e9),
     ]);
@@ -389,9 +390,14 @@ fn nan_doubles_futures_and_strangers_are_left_out_and_told() {
     let (judged, told) = assess(&sim.config, &state, &sim.scene(), &batch, sim.now());
     assert_eq!(judged, clean);
     let line = &told.reasons()[0];
-    for what in
-        ["2 samples are NaN", "1 samples of a counter are negative", "future", "out of order", "time of another"]
-    {
+    for what in [
+        "2 samples are NaN",
+        "1 samples of a counter are negative",
+        "1 samples are too large",
+        "future",
+        "out of order",
+        "time of another",
+    ] {
         assert!(line.contains(what), "{what}: {line}");
     }
 }

@@ -74,7 +74,7 @@ async fn regression_with(stage: &Stage, version: &str, before: &Published, every
         stage
             .supply
             .github
-            .status_of(&published.revision, "tidegate/portal/prod-east")
+            .status_of(&published.revision, "tidegate/portal/portal/prod-east")
             .filter(|state| state != "pending")
     })
     .await?;

@@ -45,10 +45,12 @@ fn table() -> Vec<Row> {
 
 pub async fn tell_the_story(world: &World, hub: &HubOnly) -> Result<()> {
     let admin = &hub.fleet.hub.admin;
+    let maker = hub.fleet.hub.client_for("tidegate-hub").await?;
     let kubeconfig = hub.fleet.hub.kubeconfig_for(tidegate_tests::rig::cluster::ADMIN)?;
     for (kind, short, status, header, cells) in table() {
         let object = samples::named(kind, "columns")?;
-        ask::create(admin, &object).await?.accepted()?;
+        let maker = if matches!(kind, "Release" | "Rollout") { &maker } else { admin };
+        ask::create(maker, &object).await?.accepted()?;
         ask::report(admin, &object, &status).await?.accepted()?;
         let printed = world.kubectl(&kubeconfig, &["get", short, "columns", "-n", samples::NAMESPACE]).await?;
         let mut lines = printed.lines();

@@ -143,6 +143,16 @@ fn table() -> Vec<Bad> {
             json!({"metrics": {"gateway": {"servicePattern": ".*"}}}),
             "servicePattern must contain {namespace} and {service}",
         ),
+        (
+            "Environment",
+            json!({"metrics": {"namespaceLabel": "namespace=~\".*\"} or up{a"}}),
+            "spec.metrics.namespaceLabel in body should match",
+        ),
+        (
+            "Environment",
+            json!({"metrics": {"gateway": {"requests": "up or {}"}}}),
+            "spec.metrics.gateway.requests in body should match",
+        ),
         ("Environment", json!({"metrics": null}), "spec.metrics: Required value"),
         ("Environment", json!({"policy": ""}), "spec.policy in body should be at least 1 chars long"),
         ("Environment", json!({"loosenDelay": "-5m"}), duration),
