@@ -126,7 +126,7 @@ pub async fn indexes(
             continue;
         }
         let repository = format!("{}@{digest}", want.ask.repository);
-        match children(hub.verdicts.verifier.fetch().as_ref(), &repository, &registries(hub, pipeline.spec)).await {
+        match children(hub.verdicts.verifier.fetch().as_ref(), &repository, &registries(hub, &[pipeline.spec])).await {
             Ok(children) => drop(found.insert(digest, children)),
             Err(why) => drop(lookups.insert(asked, Lookup::Away(why))),
         }
