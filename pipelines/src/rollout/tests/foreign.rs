@@ -171,8 +171,8 @@ fn a_recorded_weight_is_written_to_a_route_that_lost_our_backend_before_the_writ
     assert!(world.stable_runs(OLD));
 }
 
-#[test]
-fn a_recorded_weight_is_not_written_above_a_ceiling_that_fell_meanwhile() {
+/// Weight 50 is recorded, and the process died before it was written.
+fn recorded_at_50_and_written_25() -> World {
     let mut world = World::default();
     world.run_to_weight(25);
     let mut before = world.clone();
@@ -183,13 +183,28 @@ fn a_recorded_weight_is_not_written_above_a_ceiling_that_fell_meanwhile() {
     }
     let write = |wrote: &Wrote| matches!(wrote, Wrote::Did(Action::SetWeights { percent: 50, .. }));
     before.crash_at = world.log.iter().rposition(write).map(|at| (at, false));
-    let mut world = before;
-    world.pass();
-    assert_eq!((world.status.weight, world.weight()), (50, 25), "recorded and not written");
+    before.pass();
+    assert_eq!((before.status.weight, before.weight()), (50, 25), "recorded and not written");
+    before
+}
+
+#[test]
+fn a_recorded_weight_is_not_written_above_a_ceiling_that_fell_meanwhile() {
+    let mut world = recorded_at_50_and_written_25();
     world.spec.max_weight = 30;
     assert!(!world.until(60, |world| world.weight() > 30 || world.ended()));
     assert_eq!(world.weight(), 30, "{}", world.code());
     world.spec.max_weight = 100;
+    assert_eq!(world.run_to_end(), RolloutPhase::Promoted);
+}
+
+#[test]
+fn a_recorded_weight_waits_for_stables_capacity() {
+    let mut world = recorded_at_50_and_written_25();
+    world.hpa.as_mut().unwrap().min = 2;
+    world.hpa_refused = true;
+    assert!(!world.until(30, |world| world.weight() > 25 || world.ended()));
+    world.hpa_refused = false;
     assert_eq!(world.run_to_end(), RolloutPhase::Promoted);
 }
 
