@@ -305,7 +305,7 @@ impl Fleet {
     }
 
     pub fn phase(&self, name: &str) -> ReleasePhase {
-        self.status(name).phase.unwrap()
+        self.status(name).phase.unwrap_or(ReleasePhase::Verifying)
     }
 
     pub fn status(&self, name: &str) -> ReleaseStatus {

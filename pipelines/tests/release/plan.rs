@@ -762,3 +762,18 @@ fn an_undo_says_where_nothing_is_left_to_take_back() {
     fleet.change(&name, |spec| spec.undo = true).settle();
     assert!(fleet.message(&name).contains("prod-west stays"), "{}", fleet.message(&name));
 }
+
+#[test]
+fn a_release_that_comes_back_has_overtaken_nobody_by_what_it_left_there_before() {
+    let mut fleet = everywhere();
+    let old = fleet.release('3');
+    fleet.settle().promote("staging").report("prod-east", RolloutPhase::Failed).settle().pass(10);
+    fleet.release('4');
+    fleet.settle().promote("staging").report("prod-east", RolloutPhase::Canary).settle();
+    fleet.environments.get_mut("staging").unwrap().spoke = Err("it does not report".into());
+    fleet.change(&old, |spec| spec.attempt = 2).approve_attempt(&old, "downgrade", 2).settle().pass(10);
+    assert!(fleet.told(&old, "staging").contains("SpokeNotReady"), "{}", fleet.told(&old, "staging"));
+    fleet.breach("prod-east", RolloutPhase::RolledBack).settle();
+    let back = fleet.rollout("staging").unwrap();
+    assert_eq!((back.spec.reason, back.spec.images.clone()), (RolloutReason::Rollback, vec![image('0')]));
+}

@@ -4,7 +4,9 @@
 use kube::ResourceExt;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use tidegate_pipelines::api::{Lifted, RollbackScope, Rollout, RolloutPhase, RolloutReason, Span, VerdictDecision};
+use tidegate_pipelines::api::{
+    Lifted, Release, ReleasePhase, RollbackScope, Rollout, RolloutPhase, RolloutReason, Span, VerdictDecision,
+};
 use tidegate_pipelines::release::PipelineState;
 
 use super::fleet::{Fleet, pipeline};
@@ -62,6 +64,14 @@ fn event(fleet: &mut Fleet, random: &mut StdRng) {
             let lifted = Lifted { by: "anna".into(), reason: "a false alarm".into() };
             if let Some(quarantine) = fleet.quarantines.first_mut() {
                 quarantine.spec.lifted.get_or_insert(lifted);
+            }
+        }
+        11 => {
+            // What people do after a bad end; the stages that had passed find their digests running.
+            let ended = |r: &&Release| fleet.phase(&r.name_any()) == ReleasePhase::Stopped;
+            let stopped = fleet.releases.iter().find(ended).map(|r| r.name_any());
+            if let Some(name) = stopped {
+                fleet.change(&name, |spec| (spec.attempt, spec.abort, spec.undo) = (spec.attempt + 1, false, false));
             }
         }
         _ => spoke(fleet, environment, random),
@@ -136,7 +146,7 @@ fn every_plan_of_a_random_life_keeps_the_invariants_and_comes_to_rest() {
             fleet.stable.clear();
         }
         fleet.release('1');
-        for _ in 0..120 {
+        for _ in 0..200 {
             event(&mut fleet, &mut random);
             // Not always at once: views lag, and several things happen before anyone looks.
             if random.random_bool(0.6) {
