@@ -6,6 +6,7 @@ mod ends;
 mod faults;
 mod foreign;
 mod histories;
+mod objects;
 mod server;
 mod violations;
 mod walk;
