@@ -231,7 +231,7 @@ fn needs_findings(release: &Release, rollouts: &[Arc<Rollout>]) -> bool {
     // Another attempt was asked for in mid-flight: what is under way comes to its end first.
     let earlier = release.status.as_ref().is_some_and(|s| s.attempt < release.spec.attempt);
     match phase {
-        ReleasePhase::Verifying | ReleasePhase::Downgrade => !stopping && !(earlier && in_flight),
+        ReleasePhase::Verifying | ReleasePhase::Downgrade => !(stopping || earlier && in_flight),
         ReleasePhase::Shipping | ReleasePhase::Waiting => !stopping && !in_flight,
         _ => false,
     }
