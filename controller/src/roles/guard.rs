@@ -60,7 +60,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     metrics.register(&mut *telemetry.registry.write().await);
 
     let (cluster, watches) = KubeCluster::new(client, &args.environment);
-    let verifier = Arc::new(Verifier::new(Arc::new(args.registry.fetch()?)));
+    // Well below the container's memory limit, whoever asks for however much.
+    let verifier = Arc::new(Verifier::new(Arc::new(args.registry.fetch()?)).with_room(128));
     let (assessor, unfinished) = Assessor::new(cluster.clone(), verifier, now.clone());
     let assessor = Arc::new(assessor);
     let ahead = Ahead::new(cluster.clone(), assessor.clone(), now.clone());

@@ -82,7 +82,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         index,
         clock,
         permit: candidate.permit(),
-        verdicts: Verdicts::new(Arc::new(Verifier::new(Arc::new(fetch)))),
+        verdicts: Verdicts::new(Arc::new(Verifier::new(Arc::new(fetch)).with_room(128))),
         heartbeats: Heartbeats::default(),
         ledger: Arc::new(LogLedger),
         events,

@@ -158,7 +158,7 @@ pub fn observe(
     let quarantined = verdict::quarantined(world, &spec.environment);
     let asked = |images: &[ReleaseImage], revision: Option<&str>| match in_force.as_ref() {
         Some(in_force) => {
-            let kept = |digest: &str| verdict::kept(world, in_force, namespace, digest);
+            let kept = |image: &ReleaseImage| verdict::kept(world, in_force, namespace, image);
             verdict::of(images, revision, &quarantined, &kept, now)
         }
         None => VerdictView::Error { reason: "no verification policy is in force in this environment".into() },

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use tidegate_pipelines::api::{ReleaseImage, Verdict, VerdictDecision, VerdictSpec};
 use tidegate_pipelines::rollout::VerdictView;
+use tidegate_policies::image::ImageRef;
 
 use super::world::{InForce, World};
 
@@ -19,10 +20,14 @@ pub(super) fn quarantined(world: &World, environment: &str) -> BTreeSet<String> 
     holds.iter().flat_map(|q| q.spec.digests.iter().cloned()).collect()
 }
 
-/// What the guard found of this digest under the policy in force; the newest, should a name's scheme ever give two.
-pub(super) fn kept(world: &World, in_force: &InForce, namespace: &str, digest: &str) -> Option<Arc<Verdict>> {
+/// What the guard found of this image under the policy in force; the newest, should a name's scheme ever give two.
+pub(super) fn kept(world: &World, in_force: &InForce, namespace: &str, image: &ReleaseImage) -> Option<Arc<Verdict>> {
+    // The same digest in another repository is another image: its evidence lies elsewhere.
+    let parsed: ImageRef = image.reference().parse().ok()?;
+    let named = format!("{}@{}", parsed.repository_path(), image.digest);
     let found = world.verdicts.select(|v| {
-        v.spec.digest == digest
+        v.spec.digest == image.digest
+            && v.spec.image == named
             && v.spec.namespace == namespace
             && v.spec.policy_digest == in_force.policy
             && v.spec.trust_root_digest == in_force.trust_root
@@ -35,7 +40,7 @@ pub(super) fn of(
     images: &[ReleaseImage],
     revision: Option<&str>,
     quarantined: &BTreeSet<String>,
-    kept: &dyn Fn(&str) -> Option<Arc<Verdict>>,
+    kept: &dyn Fn(&ReleaseImage) -> Option<Arc<Verdict>>,
     now: Timestamp,
 ) -> VerdictView {
     let (mut error, mut pending) = (None, images.is_empty());
@@ -43,7 +48,7 @@ pub(super) fn of(
         if quarantined.contains(&image.digest) {
             return VerdictView::Deny { reason: format!("{} is quarantined", image.digest), revoked: true };
         }
-        let Some(found) = kept(&image.digest) else {
+        let Some(found) = kept(image) else {
             pending = true;
             continue;
         };

@@ -6,15 +6,18 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-/// Name of the [`Verdict`] on an image (`sha256:...`) under this policy and trust root in this namespace.
+/// Name of the [`Verdict`] on an image (`repository@sha256:...`) under this policy and trust root in this namespace.
 ///
-/// `sha256-<first 40 hex of the digest>-<first 12 hex of sha256(policy digest, trust-root digest, namespace)>`.
-/// A name is a way to find it, never proof: whoever reads a Verdict compares the four fields in its spec.
-pub fn verdict_name(digest: &str, policy_digest: &str, trust_root_digest: &str, namespace: &str) -> String {
+/// `sha256-<first 40 hex of the digest>-<first 12 hex of sha256(repository, policy digest, trust-root digest, namespace)>`.
+/// A name is a way to find it, never proof: whoever reads a Verdict compares these fields in its spec.
+pub fn verdict_name(image: &str, policy_digest: &str, trust_root_digest: &str, namespace: &str) -> String {
+    let (repository, digest) = image.split_once('@').unwrap_or(("", image));
     let hex: String = digest.strip_prefix("sha256:").unwrap_or(digest).chars().take(40).collect();
     // Length-prefixed, so that no two lists of parts join to the same bytes.
-    let parts: String =
-        [policy_digest, trust_root_digest, namespace].iter().map(|part| format!("{}:{part}", part.len())).collect();
+    let parts: String = [repository, policy_digest, trust_root_digest, namespace]
+        .iter()
+        .map(|part| format!("{}:{part}", part.len()))
+        .collect();
     let under: String = hex::encode(Sha256::digest(parts.as_bytes())).chars().take(12).collect();
     format!("sha256-{hex}-{under}")
 }
@@ -173,12 +176,14 @@ mod tests {
     #[test]
     fn a_verdict_is_named_by_all_that_its_answer_depends_on() {
         let digest = format!("sha256:{}", "ab".repeat(32));
-        let name = verdict_name(&digest, "sha256:p", "sha256:t", "portal");
+        let image = format!("r/portal@{digest}");
+        let name = verdict_name(&image, "sha256:p", "sha256:t", "portal");
         assert!(name.starts_with(&format!("sha256-{}-", "ab".repeat(20))) && name.len() == 60, "{name}");
         for other in [
-            verdict_name(&digest, "sha256:q", "sha256:t", "portal"),
-            verdict_name(&digest, "sha256:p", "sha256:u", "portal"),
-            verdict_name(&digest, "sha256:p", "sha256:t", "other"),
+            verdict_name(&format!("evil/portal@{digest}"), "sha256:p", "sha256:t", "portal"),
+            verdict_name(&image, "sha256:q", "sha256:t", "portal"),
+            verdict_name(&image, "sha256:p", "sha256:u", "portal"),
+            verdict_name(&image, "sha256:p", "sha256:t", "other"),
         ] {
             assert_ne!(name, other);
         }

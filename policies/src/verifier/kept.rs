@@ -12,6 +12,9 @@ use crate::verdict::Verdict;
 /// Far more than the images of a cluster under all its policies; a few MB at most.
 const MAX_KEPT: usize = 4096;
 
+/// From so many on, those that nobody waits for any more are forgotten.
+const MANY_UNDER_WAY: usize = 64;
+
 #[derive(Default)]
 pub(super) struct Kept {
     state: Mutex<State>,
@@ -39,6 +42,10 @@ impl Kept {
             let mut state = self.state.lock().await;
             if let Some(verdict) = state.allowed(&key, now) {
                 return verdict;
+            }
+            if state.under_way.len() >= MANY_UNDER_WAY {
+                // Whoever waited for these has gone away.
+                state.under_way.retain(|_, cell| Arc::strong_count(cell) > 1);
             }
             Arc::clone(state.under_way.entry(key.clone()).or_default())
         };
@@ -116,6 +123,17 @@ mod tests {
             (0..100).map(|_| count(&kept, "k", Timestamp::UNIX_EPOCH, &counter, verdict(Decision::Deny, None)));
         futures::future::join_all(requests).await;
         assert_eq!(counter.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn verifications_that_nobody_waits_for_are_forgotten() {
+        let kept = Kept::default();
+        for i in 0..1000 {
+            let key = Digest::of(i.to_string().as_bytes());
+            let hanging = kept.get_or(key, Timestamp::UNIX_EPOCH, std::future::pending);
+            assert!(futures::FutureExt::now_or_never(hanging).is_none(), "it hangs, and whoever asked goes away");
+        }
+        assert!(kept.state.lock().await.under_way.len() <= MANY_UNDER_WAY);
     }
 
     #[tokio::test]

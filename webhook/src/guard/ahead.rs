@@ -13,7 +13,7 @@ use tidegate_policies::model::{Policy, Scope};
 use tidegate_policies::verdict::Verdict;
 use tokio::sync::{mpsc, watch};
 
-use super::assess::{Assessor, Want, allows, key, last_allowed, verdict_object};
+use super::assess::{Assessor, Want, allows, key, last_allowed, named, verdict_object};
 use super::cluster::Cluster;
 use super::facts::InForce;
 use super::stable;
@@ -79,6 +79,7 @@ impl Ahead {
             self.fill_accounts(&mut wants, &rollouts).await;
         }
         self.drop_unneeded(&in_force, &wants).await;
+        let ours: BTreeSet<Digest> = wants.iter().map(|want| key(&in_force, want)).collect();
         wants.append(&mut self.asked);
         let now = (self.now)();
         let due: Vec<Want> = wants.iter().filter(|want| self.is_due(&in_force, want, now)).cloned().collect();
@@ -92,7 +93,8 @@ impl Ahead {
             .collect()
             .await;
         for (want, verdict) in verified {
-            self.settle(&in_force, &want, verdict).await;
+            let ours = ours.contains(&key(&in_force, &want));
+            self.settle(&in_force, &want, verdict, ours).await;
         }
         self.until_due(&in_force, &wants)
     }
@@ -107,7 +109,9 @@ impl Ahead {
         }
     }
 
-    async fn settle(&mut self, in_force: &Arc<InForce>, want: &Want, verdict: Option<Verdict>) {
+    /// `ours`: a Rollout wants it. What only some pod asked for is kept if it allows, else whoever may make a pod could
+    /// have a no of theirs written.
+    async fn settle(&mut self, in_force: &Arc<InForce>, want: &Want, verdict: Option<Verdict>, ours: bool) {
         let now = (self.now)();
         let retry_after = match &verdict {
             Some(verdict) if verdict.allows() => None,
@@ -116,8 +120,8 @@ impl Ahead {
         };
         let key = key(in_force, want);
         let written = match &verdict {
-            Some(verdict) => self.write(in_force, want, verdict, now).await,
-            None => Ok(()),
+            Some(verdict) if ours || verdict.allows() => self.write(in_force, want, verdict, now).await,
+            _ => Ok(()),
         };
         if let Err(error) = &written {
             tracing::warn!(%error, image = %want.image, "a verdict could not be written; again soon");
@@ -243,9 +247,9 @@ fn accounts_matter(policy: &Policy) -> bool {
 }
 
 fn name_of(in_force: &InForce, want: &Want) -> Option<String> {
-    let digest = want.image.digest.as_ref()?;
+    let image = named(want)?;
     let (policy, roots) = (in_force.policy_digest.as_str(), in_force.trust_root_digest.as_str());
-    Some(verdict_name(digest.as_str(), policy, roots, &want.scope.namespace))
+    Some(verdict_name(&image, policy, roots, &want.scope.namespace))
 }
 
 /// Whether an `Allow` also answers for the revision that this rollout ships.

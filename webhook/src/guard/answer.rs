@@ -25,6 +25,8 @@ const MARGIN: Duration = Duration::from_millis(500);
 const DECIDE: Duration = Duration::from_millis(200);
 /// Longer warnings are cut by the API server, in the middle of a word.
 const WARNING: usize = 256;
+/// Findings that one message tells.
+const TOLD: usize = 16;
 
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -183,8 +185,12 @@ impl Decided {
             false => "refused",
         };
         let policy = self.policy.as_ref().map(|(name, _)| format!(" (policy `{name}`)")).unwrap_or_default();
-        let findings: Vec<&str> = self.answer.findings.iter().map(|(_, text)| text.as_str()).collect();
-        format!("{} {verb}{policy}: {}", self.title, findings.join("; "))
+        let findings: Vec<&str> = self.answer.findings.iter().map(|(_, text)| text.as_str()).take(TOLD).collect();
+        let more = match self.answer.findings.len().saturating_sub(TOLD) {
+            0 => String::new(),
+            more => format!("; and {more} more"),
+        };
+        format!("{} {verb}{policy}: {}{more}", self.title, findings.join("; "))
     }
 }
 

@@ -54,12 +54,13 @@ impl Assessor {
         let digest = want.image.digest.as_ref()?.as_str();
         let (policy, roots) = (in_force.policy_digest.as_str(), in_force.trust_root_digest.as_str());
         let namespace = want.scope.namespace.as_str();
-        let kept = self.cluster.verdict(&verdict_name(digest, policy, roots, namespace))?;
+        let image = named(want)?;
+        let kept = self.cluster.verdict(&verdict_name(&image, policy, roots, namespace))?;
         let same = kept.digest == digest
             && kept.policy_digest == policy
             && kept.trust_root_digest == roots
             && kept.namespace == namespace
-            && kept.image == format!("{}@{digest}", want.image.repository_path())
+            && kept.image == image
             && speaks_for(in_force, &kept, want);
         same.then_some(kept)
     }
@@ -162,6 +163,12 @@ pub fn last_allowed(kept: &VerdictSpec) -> Option<Time> {
     }
 }
 
+/// `repository@digest`, as a Verdict names it.
+pub fn named(want: &Want) -> Option<String> {
+    let digest = want.image.digest.as_ref()?;
+    Some(format!("{}@{digest}", want.image.repository_path()))
+}
+
 /// The object under which a verdict is kept, and its name.
 pub fn verdict_object(
     in_force: &InForce,
@@ -173,7 +180,8 @@ pub fn verdict_object(
     let (policy_digest, trust_root_digest) =
         (in_force.policy_digest.to_string(), in_force.trust_root_digest.to_string());
     let namespace = want.scope.namespace.clone();
-    let name = verdict_name(&digest, &policy_digest, &trust_root_digest, &namespace);
+    let image = named(want)?;
+    let name = verdict_name(&image, &policy_digest, &trust_root_digest, &namespace);
     let checks = verdict.checks.iter().take(64).map(|check| VerdictCheck {
         name: cut(&check.name, 256),
         outcome: match check.outcome {
@@ -185,7 +193,7 @@ pub fn verdict_object(
         evidence: check.evidence.iter().take(32).cloned().collect(),
     });
     let spec = VerdictSpec {
-        image: format!("{}@{digest}", want.image.repository_path()),
+        image,
         checks: checks.collect(),
         digest,
         policy_digest,

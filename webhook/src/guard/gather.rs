@@ -19,6 +19,10 @@ use super::facts::{Chain, ImageFact, InForce, Judged, Standing, Top};
 use super::review::{Object, Review, Subject};
 use super::stable;
 
+/// Different images of one pod that are looked at; each may cost a registry's answer.
+const MOST_IMAGES: usize = 64;
+const TOO_MANY: &str = "a pod with more than 64 different images is not looked at: split it";
+
 /// Owners above a pod: ReplicaSet and Deployment, or Job and CronJob. More would be no built-in chain.
 const DEPTH: usize = 2;
 
@@ -48,10 +52,12 @@ impl Gatherer<'_> {
         let mut texts: Vec<&str> = asked.images.iter().map(|placed| placed.image.as_str()).collect();
         texts.sort_unstable();
         texts.dedup();
+        let beyond = texts.split_off(texts.len().min(MOST_IMAGES));
+        let beyond = beyond.into_iter().map(|text| (text.to_owned(), ImageFact::Unreadable(TOO_MANY.to_owned())));
         let facts = texts
             .into_iter()
             .map(async |text| (text.to_owned(), self.image(text, in_force, &scope, &rollouts, asked.warn_only).await));
-        join_all(facts).await.into_iter().collect()
+        join_all(facts).await.into_iter().chain(beyond).collect()
     }
 
     async fn image(

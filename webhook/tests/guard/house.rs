@@ -266,7 +266,7 @@ impl House {
         let in_force = self.cluster.in_force().unwrap();
         let (policy, roots) = (in_force.policy_digest.to_string(), in_force.trust_root_digest.to_string());
         let digest = image.split('@').nth(1).unwrap().to_owned();
-        let name = verdict_name(&digest, &policy, &roots, "portal");
+        let name = verdict_name(image, &policy, &roots, "portal");
         let spec = VerdictSpec {
             image: image.to_owned(),
             digest,
