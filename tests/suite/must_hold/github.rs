@@ -95,7 +95,9 @@ fn states(stage: &Stage, published: &Published) -> (Vec<String>, Vec<String>) {
     let (mut commit, mut deployment) = (Vec::new(), Vec::new());
     for told in told_of(stage, published) {
         match told {
-            Told::Status { state, context, .. } if context == format!("tidegate/{APP}/{STAGING}") => commit.push(state),
+            Told::Status { state, context, .. } if context == format!("tidegate/{APP}/{APP}/{STAGING}") => {
+                commit.push(state)
+            }
             Told::DeploymentStatus { state, .. } => deployment.push(state),
             _ => {}
         }
