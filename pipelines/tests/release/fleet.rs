@@ -345,3 +345,10 @@ impl Fleet {
         self
     }
 }
+
+/// A fleet whose releases go back everywhere.
+pub fn everywhere() -> Fleet {
+    let mut pipeline = pipeline();
+    pipeline.rollback = RollbackScope::Release;
+    Fleet::new(pipeline)
+}
