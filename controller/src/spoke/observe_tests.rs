@@ -1,3 +1,5 @@
+//! What `observe` makes of namespaces, epochs and marks that are not as they should be.
+
 use super::*;
 
 #[test]
