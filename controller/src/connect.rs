@@ -1,11 +1,11 @@
-//! Kubernetes clients for the roles: no hidden retries, bounded connects and
-//! writes. A kubeconfig that would run a program is refused.
+//! Kubernetes clients: no hidden retries, bounded connects and writes. A role's kubeconfig that would run a program
+//! is refused; a person's own may, as kubectl's does.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kube::client::ClientBuilder;
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 
 use crate::reach::Reach;
@@ -15,16 +15,16 @@ pub const CALL_DEADLINE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    #[error("cannot read kubeconfig {path}: {source}")]
-    Read { path: String, source: kube::config::KubeconfigError },
+    #[error("cannot read kubeconfig {path}: {reason}")]
+    Read { path: String, reason: KubeconfigError },
     #[error(
         "kubeconfig {path}: user '{user}' names {what}, which would run or read what the file's author chooses; use a token or a client certificate"
     )]
     Unsafe { path: String, user: String, what: &'static str },
-    #[error("no kubeconfig was given and no in-cluster configuration was found: {0}")]
-    Infer(#[source] kube::config::InClusterError),
+    #[error("no kubeconfig was given or found, and this runs in no cluster ({0}): name one with --kubeconfig")]
+    Infer(kube::config::InClusterError),
     #[error("cannot build a Kubernetes client: {0}")]
-    Client(#[source] kube::Error),
+    Client(kube::Error),
 }
 
 /// A client for `kubeconfig`, or for the cluster this process runs in.
@@ -41,17 +41,64 @@ pub async fn reached(kubeconfig: Option<&Path>) -> Result<(Client, Reach), Conne
         Some(path) => from_file(path).await?,
         None => Config::incluster().map_err(ConnectError::Infer)?,
     };
-    config.default_retry = false;
-    config.connect_timeout = Some(Duration::from_secs(3));
-    config.write_timeout = Some(Duration::from_secs(10));
+    bound(&mut config);
     let reach = Reach::of(&config.cluster_url.to_string());
     let builder = ClientBuilder::try_from(config).map_err(ConnectError::Client)?;
     Ok((builder.with_layer(&reach).build(), reach))
 }
 
+fn bound(config: &mut Config) {
+    config.default_retry = false;
+    config.connect_timeout = Some(Duration::from_secs(3));
+    config.write_timeout = Some(Duration::from_secs(10));
+}
+
+/// Where a person's command finds its cluster.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct PersonArgs {
+    /// Kubeconfig of the cluster. Without it what kubectl would take: `KUBECONFIG`, `~/.kube/config`, or the cluster
+    /// this runs in.
+    #[arg(long, global = true)]
+    pub kubeconfig: Option<PathBuf>,
+    /// Context in the kubeconfig, if not the current one.
+    #[arg(long, global = true)]
+    pub context: Option<String>,
+}
+
+/// A client for whoever types the command, and the namespace of their context. It is their own kubeconfig: a
+/// credential plugin in it is run.
+pub async fn person(args: &PersonArgs) -> Result<(Client, String), ConnectError> {
+    let name = args.kubeconfig.as_ref().map_or_else(|| "of this user".to_owned(), |path| path.display().to_string());
+    let read = |reason| ConnectError::Read { path: name.clone(), reason };
+    let file = match &args.kubeconfig {
+        Some(path) => Some(Kubeconfig::read_from(path).map_err(read)?),
+        // A usual file that is not there is none; one that is broken, or named and missing, must not send the command to another cluster.
+        None => match Kubeconfig::from_env().map_err(read)? {
+            Some(file) => Some(file),
+            None => match Kubeconfig::read() {
+                Ok(file) => Some(file),
+                Err(KubeconfigError::FindPath) => None,
+                Err(KubeconfigError::ReadConfig(error, _)) if error.kind() == std::io::ErrorKind::NotFound => None,
+                Err(error) => return Err(read(error)),
+            },
+        },
+    };
+    let mut config = match file {
+        Some(file) => {
+            let options = KubeConfigOptions { context: args.context.clone(), ..KubeConfigOptions::default() };
+            Config::from_custom_kubeconfig(file, &options).await.map_err(read)?
+        }
+        None => Config::incluster().map_err(ConnectError::Infer)?,
+    };
+    bound(&mut config);
+    let namespace = config.default_namespace.clone();
+    let client = ClientBuilder::try_from(config).map_err(ConnectError::Client)?.build();
+    Ok((client, namespace))
+}
+
 async fn from_file(path: &Path) -> Result<Config, ConnectError> {
     let name = path.display().to_string();
-    let read = |source| ConnectError::Read { path: name.clone(), source };
+    let read = |reason| ConnectError::Read { path: name.clone(), reason };
     let file = Kubeconfig::read_from(path).map_err(read)?;
     for user in &file.auth_infos {
         let Some(info) = &user.auth_info else { continue };
@@ -113,5 +160,51 @@ pub async fn bounded<T>(call: impl Future<Output = kube::Result<T>>) -> Result<T
     match tokio::time::timeout(CALL_DEADLINE, call).await {
         Ok(answer) => Ok(answer?),
         Err(_) => Err(CallError::Deadline),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLUGIN: &str = r#"
+apiVersion: v1
+kind: Config
+clusters:
+- {name: one, cluster: {server: "https://127.0.0.1:1"}}
+- {name: two, cluster: {server: "https://127.0.0.1:2"}}
+contexts:
+- {name: one, context: {cluster: one, user: me, namespace: shop}}
+- {name: two, context: {cluster: two, user: me}}
+current-context: one
+users:
+- name: me
+  user:
+    exec:
+      apiVersion: client.authentication.k8s.io/v1
+      interactiveMode: Never
+      command: echo
+      args: ['{"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential", "status": {"token": "t"}}']
+"#;
+
+    fn written(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("tidegate-connect-{}-{name}", std::process::id()));
+        std::fs::write(&path, PLUGIN).unwrap();
+        path
+    }
+
+    #[tokio::test]
+    async fn a_plugin_is_refused_in_a_roles_kubeconfig_and_a_persons_context_is_followed() {
+        let path = written("plugin");
+        let refused = client(Some(&path)).await.err().unwrap().to_string();
+        assert!(refused.contains("user 'me' names exec"), "{refused}");
+        for (context, namespace) in [(None, "shop"), (Some("two"), "default")] {
+            let args = PersonArgs { kubeconfig: Some(path.clone()), context: context.map(str::to_owned) };
+            assert_eq!(person(&args).await.unwrap().1, namespace);
+        }
+        let args = PersonArgs { kubeconfig: Some(path.clone()), context: Some("three".to_owned()) };
+        let unknown = person(&args).await.err().unwrap().to_string();
+        assert!(unknown.contains("three"), "{unknown}");
+        std::fs::remove_file(path).unwrap();
     }
 }

@@ -1,25 +1,22 @@
 //! What every command that talks to the hub shares: the connection, finding a
 //! release by a short name, and errors that say what to type instead.
 
-use std::path::PathBuf;
-
 use kube::api::{Api, ListParams, Patch, PatchParams};
 use kube::{Client, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tidegate_pipelines::api::{Pipeline, Release, Rollout, names};
 
-use crate::connect::{self, CallError, ConnectError, bounded};
+use crate::connect::{self, CallError, ConnectError, PersonArgs, bounded};
 
 /// Flags of every command that talks to the hub.
 #[derive(clap::Args, Clone, Debug)]
 pub struct HubArgs {
-    /// Kubeconfig of the hub.
-    #[arg(long, env = "KUBECONFIG", global = true)]
-    pub kubeconfig: Option<PathBuf>,
-    /// Namespace of the pipeline at the hub.
-    #[arg(long, short, default_value = "default", global = true)]
-    pub namespace: String,
+    #[command(flatten)]
+    pub person: PersonArgs,
+    /// Namespace of the pipeline at the hub. Default: that of the context.
+    #[arg(long, short, global = true)]
+    pub namespace: Option<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -49,7 +46,8 @@ pub struct Hub {
 
 impl Hub {
     pub async fn connect(args: &HubArgs) -> Result<Self, CliError> {
-        Ok(Hub { client: connect::client(args.kubeconfig.as_deref()).await?, namespace: args.namespace.clone() })
+        let (client, default) = connect::person(&args.person).await?;
+        Ok(Hub { client, namespace: args.namespace.clone().unwrap_or(default) })
     }
 
     pub fn pipelines(&self) -> Api<Pipeline> {

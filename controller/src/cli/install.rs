@@ -11,13 +11,12 @@ use serde::Deserialize;
 use tidegate_pipelines::api::names;
 
 use super::crds;
-use crate::connect::{self, CallError, bounded};
+use crate::connect::{self, CallError, PersonArgs, bounded};
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct InstallArgs {
-    /// Kubeconfig of the cluster to install into; without it the in-cluster configuration.
-    #[arg(long)]
-    pub kubeconfig: Option<PathBuf>,
+    #[command(flatten)]
+    pub person: PersonArgs,
     /// What to install; may be repeated. Without it everything for a single cluster: doors, hub, spoke, guard.
     #[arg(long = "role", value_enum)]
     pub roles: Vec<Role>,
@@ -147,7 +146,7 @@ pub async fn install(args: &InstallArgs, client: Client, mut tell: impl FnMut(&s
 
 /// The command: connects and prints.
 pub async fn run(args: &InstallArgs) -> anyhow::Result<()> {
-    let client = connect::client(args.kubeconfig.as_deref()).await?;
+    let (client, _) = connect::person(&args.person).await?;
     install(args, client, |line| super::print(&format!("{line}\n"))).await?;
     Ok(())
 }
@@ -314,7 +313,7 @@ mod tests {
 
     fn args(roles: &[Role]) -> InstallArgs {
         InstallArgs {
-            kubeconfig: None,
+            person: PersonArgs::default(),
             roles: roles.to_vec(),
             environment: None,
             image: None,
