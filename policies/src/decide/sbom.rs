@@ -30,6 +30,10 @@ pub(super) fn judge(check: &SbomCheck, subject: Subject<'_>, evidence: &Evidence
             Err(reason) => refused.push((verified, reason)),
         }
     }
+    if let (false, Some((_, sbom)), Some(first)) = (bans.is_empty(), accepted.first(), evidence.unavailable.first()) {
+        // What could not be fetched may be the document that lists what is banned.
+        return Finding::error(format!("{} lists nothing banned, but another document may: {first}", sbom.version()));
+    }
     if let Some((_, sbom)) = accepted.first() {
         return Finding::pass(
             format!(

@@ -214,6 +214,20 @@ fn a_banned_package_is_denied_by_name_and_for_good() {
 }
 
 #[test]
+fn a_document_that_could_not_be_fetched_may_list_what_is_banned() {
+    for (banned, expected) in [(true, Decision::Error), (false, Decision::Allow)] {
+        let mut evidence = found(vec![sbom("")]);
+        evidence.unavailable("HTTP 503 for sha256:cc");
+        let mut check = sbom_check(vec![]);
+        if !banned {
+            check.sbom_check.as_mut().unwrap().banned_packages.clear();
+        }
+        let verdict = decided(&policy(vec![check]), &evidence, None);
+        assert_eq!(verdict.decision, expected, "{}", verdict.summary());
+    }
+}
+
+#[test]
 fn an_sbom_about_another_image_or_of_another_format_does_not_do() {
     let text = format!(
         r#"{{"bomFormat":"CycloneDX","specVersion":"1.6","metadata":{{"component":{{"name":"portal","version":"{}"}}}}}}"#,
