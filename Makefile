@@ -6,7 +6,7 @@ demo up: tools
 	target/release/demo $(if $(filter up,$@),--up)
 
 # Unit tests, architecture, and the suite on real parts (tests/suite), which needs the program built.
-# FULL=1: the slow cases of the suite too (outages of each part, act island).
+# FULL=1: the slow cases of the suite too (each part away for 20 s).
 test: tools
 	cargo build --locked -p tidegate-controller
 	cargo test --locked --workspace

@@ -50,8 +50,7 @@ pub fn cases() -> Vec<Case> {
             let outcome = play(&stage, "regression", ship::REGRESSION_ALONE, act).await;
             stage.change_pipeline(json!({"rollback": "release"})).await?;
             as_expected(&outcome)
-        })
-        .slow(),
+        }),
         Case::new("acts::dead", async |world| {
             let stage = world.stage().await?;
             as_expected(&play(&stage, "dead", ship::DEAD, ship::dead(&stage, "v3")).await)
@@ -63,8 +62,7 @@ pub fn cases() -> Vec<Case> {
         Case::new("acts::island", async |world| {
             let stage = world.stage().await?;
             as_expected(&play(&stage, "island", trouble::ISLAND, trouble::island(&stage, "v8")).await)
-        })
-        .slow(),
+        }),
     ]
 }
 

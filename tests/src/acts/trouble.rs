@@ -58,6 +58,15 @@ pub async fn crash(stage: &Stage, version: &str) -> Result<Seen> {
     // 2 % while the warm-up mask lasts.
     let expected = [0, 2, 5, 25, 50, 100, 0];
     check(walked == expected, format!("the route's weights went {walked:?}, not {expected:?}"))?;
+    let rollout = stage.rollout_in("staging", &published.digest).await.context("staging's rollout is gone")?;
+    let told: Vec<String> = rollout
+        .status
+        .iter()
+        .flat_map(|status| &status.history)
+        .map(|decision| format!("{} at {}", decision.reason, decision.weight))
+        .collect();
+    let once: std::collections::BTreeSet<&String> = told.iter().collect();
+    check(once.len() == told.len(), format!("a step was decided twice: {told:?}"))?;
     let image = stage.stable_image("staging").await?;
     check(image == published.by_digest(), format!("staging runs {image}"))?;
     let release = released(stage, &published.digest).await?;
@@ -90,6 +99,7 @@ pub const ISLAND: &str =
 
 /// Paused at weight 50 in prod-east, the hub is stopped, then the canary turns bad.
 pub async fn island(stage: &Stage, version: &str) -> Result<Seen> {
+    let before = stage.stable_image("staging").await?;
     let published = stage.publish(&spec(version, Behavior::version(version).errors(DELIBERATE))).await?;
     stage.cloud_build_event(&published).await?;
     let release = released(stage, &published.digest).await?;
@@ -121,6 +131,8 @@ pub async fn island(stage: &Stage, version: &str) -> Result<Seen> {
     stage.fleet.start_again("hub-api").await?;
     stage.fleet.start_again("hub-hub").await?;
     reaches(stage, &published.digest, ReleasePhase::RolledBack, Duration::from_secs(120)).await?;
+    let staging = stage.stable_image("staging").await?;
+    check(staging == before, format!("staging had passed and runs {staging}, not {before} as before"))?;
     check(stage.quarantined(stage.hub(), &published.digest).await, "the hub did not adopt the quarantine")?;
     check(stage.rollout_in("prod-west", &published.digest).await.is_none(), "prod-west was given a rollout")?;
     let breach = rollout.status.as_ref().and_then(|status| status.breach.clone()).context("no breach is recorded")?;
