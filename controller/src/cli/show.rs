@@ -179,13 +179,18 @@ pub async fn watch(
         let rollouts = hub.rollouts_of(&release).await?;
         let frame = frame(&release, &rollouts, clock.now());
         let up = if drawn > 0 { format!("\x1b[{drawn}A\x1b[J") } else { String::new() };
-        draw(&format!("{up}{frame}"));
+        draw(&in_place(&up, &frame));
         drawn = frame.lines().count();
         if let Some(Some(code)) = release.status.as_ref().and_then(|status| status.phase).map(end) {
             return Ok(ExitCode::from(code));
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
+}
+
+/// The terminal cuts long lines meanwhile: one that wrapped would be two when the next frame goes up over this one.
+fn in_place(up: &str, frame: &str) -> String {
+    format!("{up}\x1b[?7l{frame}\x1b[?7h")
 }
 
 /// One picture of a release: a line per environment with its weight and what it does.
@@ -246,6 +251,12 @@ mod tests {
         assert_eq!(end(ReleasePhase::Denied), Some(1));
         assert_eq!(end(ReleasePhase::RolledBack), Some(1));
         assert_eq!(end(ReleasePhase::Shipping), None);
+    }
+
+    #[test]
+    fn a_frame_never_wraps_and_leaves_the_terminal_as_it_was() {
+        let drawn = in_place("", "a line\n");
+        assert!(drawn.starts_with("\x1b[?7l") && drawn.ends_with("\n\x1b[?7h"), "{drawn:?}");
     }
 
     #[test]

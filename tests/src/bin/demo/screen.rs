@@ -69,10 +69,12 @@ impl Screen {
     }
 
     fn draw(&self, lines: &[String]) {
-        let mut text = String::new();
+        // Long lines are cut by the terminal: one that wrapped would be two when the next picture goes up over this one.
+        let mut text = String::from("\x1b[?7l");
         for line in lines {
             let _ = writeln!(text, "\x1b[2m|\x1b[0m {line}");
         }
+        text.push_str("\x1b[?7h");
         self.erase();
         print!("{text}");
         let _ = std::io::stdout().flush();
