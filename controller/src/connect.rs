@@ -72,7 +72,8 @@ pub async fn person(args: &PersonArgs) -> Result<(Client, String), ConnectError>
     let read = |reason| ConnectError::Read { path: name.clone(), reason };
     let file = match &args.kubeconfig {
         Some(path) => Some(Kubeconfig::read_from(path).map_err(read)?),
-        // A usual file that is not there is none; one that is broken, or named and missing, must not send the command to another cluster.
+        // A usual file that is not there is none; one that is broken, or named and missing, must not send the command
+        // to another cluster.
         None => match Kubeconfig::from_env().map_err(read)? {
             Some(file) => Some(file),
             None => match Kubeconfig::read() {

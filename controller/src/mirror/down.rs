@@ -18,7 +18,7 @@ use tidegate_webhook::patience::Patience;
 
 use super::Mirror;
 use super::kinds::{self, Kind};
-use super::loosen::loosen_delay;
+use super::loosen;
 use super::rollouts;
 use crate::connect::{CallError, bounded};
 use crate::spoke::cache::{Cache, version_of};
@@ -103,8 +103,7 @@ impl Mirror {
     fn loosen_delay(&self) -> i64 {
         // The one in force here, not the one that the hub would like.
         let environment = self.world.environments.get(None, &self.environment);
-        let spec = environment.and_then(|e| serde_json::to_value(&e.spec).ok()).unwrap_or_default();
-        loosen_delay(&spec)
+        loosen::seconds(environment.and_then(|e| e.spec.loosen_delay))
     }
 
     async fn merge<K>(&self, kind: Kind, source: &K, cache: &Cache<K>)

@@ -49,11 +49,14 @@ fn environment(old: &Value, new: &Value) -> bool {
         || !same_but(old, new, &["loosenDelay", "allowedPipelines", "decommissioned"])
 }
 
-/// An Environment's `loosenDelay` in seconds, its default where it is not set or cannot be read.
-pub fn loosen_delay(environment: &Value) -> i64 {
+fn loosen_delay(environment: &Value) -> i64 {
     let set = environment.get("loosenDelay").filter(|delay| !delay.is_null());
-    let delay = set.and_then(|delay| serde_json::from_value::<Span>(delay.clone()).ok());
-    delay.map_or(LOOSEN_DELAY, |d| i64::try_from(d.as_duration().as_secs()).unwrap_or(i64::MAX))
+    seconds(set.and_then(|delay| serde_json::from_value(delay.clone()).ok()))
+}
+
+/// An Environment's `loosenDelay` in seconds, its default where it is not set or cannot be read.
+pub fn seconds(loosen_delay: Option<Span>) -> i64 {
+    loosen_delay.map_or(LOOSEN_DELAY, |d| i64::try_from(d.as_duration().as_secs()).unwrap_or(i64::MAX))
 }
 
 fn mode(spec: &Value) -> u8 {
