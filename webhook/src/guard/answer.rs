@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::assess::Assessor;
 use super::cluster::Cluster;
-use super::decide::{Answer, Questions, Reason, decide, questions};
+use super::decide::{Answer, Questions, Reason, decide, questions, refused_anyway};
 use super::facts::{Chain, Facts};
 use super::gather::Gatherer;
 use super::metrics::{ExceptionLabels, Labels, Metrics};
@@ -123,21 +123,28 @@ impl Guard {
             dry_run,
             deadline: due.checked_sub(DECIDE).unwrap_or(due),
         };
-        let (images, chain) = match &in_force {
-            Ok(in_force) => tokio::join!(gatherer.images(review, &asked, in_force), async {
-                if asked.owners { gatherer.chain(review, new).await } else { Chain::NotAsked }
-            }),
-            Err(_) => (Default::default(), Chain::NotAsked),
+        let chain = match &in_force {
+            Ok(_) if asked.owners => gatherer.chain(review, new).await,
+            _ => Chain::NotAsked,
         };
-        let facts = Facts {
+        let mut facts = Facts {
             now: (self.now)(),
-            in_force,
-            images,
+            images: gatherer.known(review, &asked),
+            in_force: in_force.clone(),
             chain,
             break_glass: self.cluster.break_glass(&review.namespace),
             restart_grace: self.settings.restart_grace,
         };
-        let answer = decide(review, &facts);
+        // Whoever may not bring in any image makes us ask no registry for theirs.
+        let answer = match (refused_anyway(review, &facts), &in_force) {
+            (Some(answer), _) => answer,
+            (None, Err(_)) => decide(review, &facts),
+            (None, Ok(in_force)) => {
+                facts.images = gatherer.images(review, &asked, in_force).await;
+                facts.now = (self.now)();
+                decide(review, &facts)
+            }
+        };
         let silent = asked == Questions::default() && answer == Answer::allow();
         ((!silent).then_some(answer), policy)
     }

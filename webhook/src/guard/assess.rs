@@ -74,10 +74,10 @@ impl Assessor {
             Some(kept) => last_allowed(&kept).map(|time| time.0),
         };
         let Ok(verdict) = tokio::time::timeout(budget, self.verify(in_force, want)).await else {
-            // A full queue means that as much is being verified already.
-            let _ = self.unfinished.try_send(want.clone());
+            // A full queue means that as much is being verified already; a dry run leaves nothing behind.
+            let goes_on = if keep && self.unfinished.try_send(want.clone()).is_ok() { "; it goes on" } else { "" };
             let text =
-                format!("{} could not be verified within {} ms; it goes on: try again", want.image, budget.as_millis());
+                format!("{} could not be verified within {} ms{goes_on}: try again", want.image, budget.as_millis());
             return Assessment { judged: Judged::Error(text), expired };
         };
         if verdict.allows() && keep {

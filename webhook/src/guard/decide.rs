@@ -9,6 +9,8 @@ use tidegate_policies::deployers::is_deployer;
 use tidegate_policies::image::ImageRef;
 use tidegate_policies::model::Mode;
 
+pub use super::reason::{Answer, Exception, Reason};
+
 use super::facts::{Chain, Facts, ImageFact, InForce, Judged, Quarantined, Standing};
 use super::review::{Object, Review, Subject};
 use super::stable::Place;
@@ -18,95 +20,8 @@ use super::template::{Placed, changed, images, made_from, same};
 const SPOKE: &str = "system:serviceaccount:tidegate-system:tidegate-spoke";
 /// All controllers at once, where they are not given accounts of their own.
 const CONTROLLER_MANAGER: &str = "system:kube-controller-manager";
+const NOT_ASKED: &str = "it was not looked at";
 const BREAK_GLASS_KEYS: [&str; 2] = ["image-policy.k8s.io/break-glass", "alpha.image-policy.k8s.io/break-glass"];
-
-/// Why something is refused: also the metric's label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Reason {
-    ImageDenied,
-    /// It could not be verified: says nothing about the image.
-    ImageUnverified,
-    TagNotAllowed,
-    NotAnImage,
-    Quarantined,
-    NotADeployer,
-    OwnerMismatch,
-    /// The API server did not say who owns it.
-    OwnerUnknown,
-    BreakGlassLabel,
-    /// No policy can be applied.
-    NoPolicy,
-    /// The request cannot be read.
-    Malformed,
-    /// No answer in time.
-    Deadline,
-}
-
-impl Reason {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Reason::ImageDenied => "ImageDenied",
-            Reason::ImageUnverified => "ImageUnverified",
-            Reason::TagNotAllowed => "TagNotAllowed",
-            Reason::NotAnImage => "NotAnImage",
-            Reason::Quarantined => "Quarantined",
-            Reason::NotADeployer => "NotADeployer",
-            Reason::OwnerMismatch => "OwnerMismatch",
-            Reason::OwnerUnknown => "OwnerUnknown",
-            Reason::BreakGlassLabel => "BreakGlassLabel",
-            Reason::NoPolicy => "NoPolicy",
-            Reason::Malformed => "Malformed",
-            Reason::Deadline => "Deadline",
-        }
-    }
-
-    /// Not knowing, as opposed to knowing that it must not be.
-    pub fn is_error(self) -> bool {
-        matches!(self, Reason::ImageUnverified | Reason::OwnerUnknown | Reason::NoPolicy | Reason::Deadline)
-    }
-}
-
-/// The answer to one request.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Answer {
-    pub allowed: bool,
-    /// Empty if nothing is wrong. Kept in Audit too, where they do not refuse.
-    pub findings: Vec<(Reason, String)>,
-    /// Told to whoever asked.
-    pub warnings: Vec<String>,
-    /// Exceptions that were used, for the audit.
-    pub exceptions: Vec<(Exception, String)>,
-}
-
-/// Why something was let in though it is not as it should be: also the metric's label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Exception {
-    BreakGlass,
-    /// Its verdict expired, and it is stable there.
-    RestartGrace,
-    /// It is quarantined, and it is stable there.
-    QuarantineGrace,
-}
-
-impl Exception {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Exception::BreakGlass => "BreakGlass",
-            Exception::RestartGrace => "RestartGrace",
-            Exception::QuarantineGrace => "QuarantineGrace",
-        }
-    }
-}
-
-impl Answer {
-    pub fn allow() -> Self {
-        Self { allowed: true, ..Self::default() }
-    }
-
-    pub fn refuse(reason: Reason, text: impl Into<String>) -> Self {
-        Self { findings: vec![(reason, text.into())], ..Self::default() }
-    }
-}
 
 /// What must be looked at, so that only that is gathered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -186,16 +101,8 @@ pub fn decide(review: &Review, facts: &Facts) -> Answer {
             return Answer::refuse(Reason::NoPolicy, format!("{error}; without a policy nothing new starts"));
         }
     };
-    let mut case = Case { review, facts, in_force, answer: Answer::default(), made_by_owner: false };
-    if let Some(key) = label {
-        case.find(
-            Reason::BreakGlassLabel,
-            format!("`{key}` lets nothing in here: make a BreakGlass object in this namespace (user, digest, expiry, reason; verb `breakglass`)"),
-        );
-    }
-    if let Some(what) = asked.deployer_for {
-        case.deployer(what, new);
-    }
+    let mut case = Case::new(review, facts, in_force);
+    case.person(&asked, label, new);
     for placed in &asked.images {
         if asked.warn_only { case.warn(placed) } else { case.image(placed) }
     }
@@ -205,6 +112,38 @@ pub fn decide(review: &Review, facts: &Facts) -> Answer {
         answer.warnings.extend(answer.findings.iter().map(|(_, text)| format!("would be refused in Enforce: {text}")));
     }
     answer
+}
+
+/// The answer to a request that is refused whatever a registry says of its images; `None` if that
+/// depends on them, and in Audit, where all of them are told. The facts are what the cluster knows by itself.
+pub fn refused_anyway(review: &Review, facts: &Facts) -> Option<Answer> {
+    let in_force = facts.in_force.as_ref().ok().filter(|in_force| in_force.policy.mode == Mode::Enforce)?;
+    let asked = questions(review);
+    let (new, old) = match &review.subject {
+        Subject::Passes => return None,
+        Subject::Pod { new, old } | Subject::Workload { new, old, .. } => (new, old.as_deref()),
+    };
+    let mut case = Case::new(review, facts, in_force);
+    case.person(&asked, break_glass_label(new, old), new);
+    let mut unseen = 0;
+    for placed in &asked.images {
+        match facts.images.get(&placed.image) {
+            _ if asked.warn_only => case.warn(placed),
+            Some(ImageFact::Unreadable(_)) => case.image(placed),
+            Some(ImageFact::Pinned(standing)) if case.held_back(placed, standing) => {}
+            _ => unseen += 1,
+        }
+    }
+    let Case { mut answer, .. } = case;
+    if answer.findings.is_empty() {
+        return None;
+    }
+    // An exception that let nothing in was not used.
+    answer.exceptions.clear();
+    if unseen > 0 {
+        answer.warnings.push(format!("{unseen} image(s) were not verified, since this is refused in any case"));
+    }
+    Some(answer)
 }
 
 /// The key of Google's break-glass mark, if this request brings it in.
@@ -227,7 +166,24 @@ struct Case<'a> {
     made_by_owner: bool,
 }
 
-impl Case<'_> {
+impl<'a> Case<'a> {
+    fn new(review: &'a Review, facts: &'a Facts, in_force: &'a InForce) -> Self {
+        Self { review, facts, in_force, answer: Answer::default(), made_by_owner: false }
+    }
+
+    /// Who asks, and by which right.
+    fn person(&mut self, asked: &Questions, label: Option<&str>, new: &Object) {
+        if let Some(key) = label {
+            self.find(
+                Reason::BreakGlassLabel,
+                format!("`{key}` lets nothing in here: make a BreakGlass object in this namespace (user, digest, expiry, reason; verb `breakglass`)"),
+            );
+        }
+        if let Some(what) = asked.deployer_for {
+            self.deployer(what, new);
+        }
+    }
+
     fn find(&mut self, reason: Reason, text: String) {
         self.answer.findings.push((reason, text));
     }
@@ -307,18 +263,23 @@ impl Case<'_> {
         }
     }
 
+    /// Whether its quarantine refuses this image.
+    fn held_back(&mut self, placed: &Placed, standing: &Standing) -> bool {
+        let digest = standing.digest();
+        standing.quarantine.as_ref().is_some_and(|quarantine| !self.outlasts(placed, &digest, quarantine))
+    }
+
     fn digest(&mut self, placed: &Placed, standing: &Standing) {
         let place = &placed.place;
-        let digest = standing.image.digest.as_ref().map(ToString::to_string).unwrap_or_default();
-        if let Some(quarantine) = &standing.quarantine
-            && !self.outlasts(placed, &digest, quarantine)
-        {
+        let digest = standing.digest();
+        if self.held_back(placed, standing) {
             return;
         }
         let (reason, why) = match &standing.judged {
             Judged::Allow => return,
-            Judged::Deny(why) => (Reason::ImageDenied, why),
-            Judged::Error(why) => (Reason::ImageUnverified, why),
+            Judged::Deny(why) => (Reason::ImageDenied, why.as_str()),
+            Judged::Error(why) => (Reason::ImageUnverified, why.as_str()),
+            Judged::NotAsked => (Reason::ImageUnverified, NOT_ASKED),
         };
         if let Some(expired) = self.grace(standing) {
             self.answer.warnings.push(format!(
@@ -432,9 +393,12 @@ fn tag(image: &ImageRef, now: &Result<Standing, String>) -> String {
         Ok(Standing { image: pinned, judged, .. }) => match judged {
             Judged::Allow => format!("`{image}` is a tag; write `{pinned}`, which it names now and which is allowed"),
             Judged::Deny(why) => format!("`{image}` is a tag; it names `{pinned}` now, which is denied: {why}"),
-            Judged::Error(why) => {
-                format!("`{image}` is a tag; it names `{pinned}` now, which could not be verified: {why}")
-            }
+            Judged::Error(why) => unverified(image, pinned, why),
+            Judged::NotAsked => unverified(image, pinned, NOT_ASKED),
         },
     }
+}
+
+fn unverified(image: &ImageRef, pinned: &ImageRef, why: &str) -> String {
+    format!("`{image}` is a tag; it names `{pinned}` now, which could not be verified: {why}")
 }

@@ -75,6 +75,12 @@ pub struct Standing {
     pub expired: Option<Timestamp>,
 }
 
+impl Standing {
+    pub fn digest(&self) -> String {
+        self.image.digest.as_ref().map(ToString::to_string).unwrap_or_default()
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quarantined {
     pub why: String,
@@ -90,6 +96,8 @@ pub enum Judged {
     Deny(String),
     /// Not known; never an Allow.
     Error(String),
+    /// No registry was asked yet; never an Allow.
+    NotAsked,
 }
 
 /// The last of the owners that are looked at: what people deploy.

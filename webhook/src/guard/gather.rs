@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use tidegate_pipelines::api::{Rollout, VerdictDecision};
-use tidegate_policies::image::ImageRef;
+use tidegate_policies::image::{ImageRef, ImageRefError};
 use tidegate_policies::model::Scope;
 use tokio::time::Instant;
 
@@ -36,6 +36,23 @@ pub struct Gatherer<'a> {
 }
 
 impl Gatherer<'_> {
+    /// What this cluster knows of the images by itself: which of them are none, and which are quarantined.
+    /// Asks no registry.
+    pub fn known(&self, review: &Review, asked: &Questions) -> BTreeMap<String, ImageFact> {
+        let rollouts = self.cluster.rollouts(Some(&review.namespace));
+        let (texts, beyond) = looked_at(asked);
+        let known = texts.into_iter().filter_map(|text| {
+            let fact = match parse(text) {
+                Err(why) => ImageFact::Unreadable(why),
+                Ok(image) if image.digest.is_some() => ImageFact::Pinned(self.standing(image, &rollouts)),
+                Ok(_) => return None,
+            };
+            Some((text.to_owned(), fact))
+        });
+        known.chain(beyond).collect()
+    }
+
+    /// The same, verified; tags are resolved.
     pub async fn images(
         &self,
         review: &Review,
@@ -49,11 +66,7 @@ impl Gatherer<'_> {
         let account = account.filter(|name| !name.is_empty()).unwrap_or_else(|| "default".to_owned());
         let scope = Scope { namespace: review.namespace.clone(), service_account: Some(account) };
         let rollouts = self.cluster.rollouts(Some(&review.namespace));
-        let mut texts: Vec<&str> = asked.images.iter().map(|placed| placed.image.as_str()).collect();
-        texts.sort_unstable();
-        texts.dedup();
-        let beyond = texts.split_off(texts.len().min(MOST_IMAGES));
-        let beyond = beyond.into_iter().map(|text| (text.to_owned(), ImageFact::Unreadable(TOO_MANY.to_owned())));
+        let (texts, beyond) = looked_at(asked);
         let facts = texts
             .into_iter()
             .map(async |text| (text.to_owned(), self.image(text, in_force, &scope, &rollouts, asked.warn_only).await));
@@ -68,34 +81,24 @@ impl Gatherer<'_> {
         rollouts: &[Arc<Rollout>],
         warn_only: bool,
     ) -> ImageFact {
-        if text.is_empty() {
-            return ImageFact::Unreadable("it names no image".to_owned());
-        }
-        let image: ImageRef = match text.parse() {
+        let image = match parse(text) {
             Ok(image) => image,
-            Err(error) => return ImageFact::Unreadable(error.to_string()),
+            Err(why) => return ImageFact::Unreadable(why),
         };
         if image.digest.is_some() {
-            return ImageFact::Pinned(self.standing(image, in_force, scope, rollouts, warn_only).await);
+            return ImageFact::Pinned(self.verified(image, in_force, scope, rollouts, warn_only).await);
         }
         let now = match self.assessor.resolve(in_force, &image, self.left()).await {
             Err(why) => Err(why),
             Ok(digest) => {
                 let pinned = image.with_digest(digest);
-                Ok(self.standing(pinned, in_force, scope, rollouts, warn_only).await)
+                Ok(self.verified(pinned, in_force, scope, rollouts, warn_only).await)
             }
         };
         ImageFact::Tag { image, now }
     }
 
-    async fn standing(
-        &self,
-        image: ImageRef,
-        in_force: &Arc<InForce>,
-        scope: &Scope,
-        rollouts: &[Arc<Rollout>],
-        warn_only: bool,
-    ) -> Standing {
+    fn standing(&self, image: ImageRef, rollouts: &[Arc<Rollout>]) -> Standing {
         let digest = image.digest.as_ref().map(ToString::to_string).unwrap_or_default();
         let mut quarantine = quarantined(&self.cluster.quarantines(), self.environment, &digest);
         if let Some(quarantine) = &mut quarantine
@@ -104,7 +107,19 @@ impl Gatherer<'_> {
             quarantine.stable_in = stable::since_before(rollouts, &image.repository_path(), &digest, since);
         }
         let stable = stable::runs(rollouts, &digest);
-        let want = Want { image: image.clone(), scope: scope.clone(), revision: None };
+        Standing { image, judged: Judged::NotAsked, quarantine, stable, expired: None }
+    }
+
+    async fn verified(
+        &self,
+        image: ImageRef,
+        in_force: &Arc<InForce>,
+        scope: &Scope,
+        rollouts: &[Arc<Rollout>],
+        warn_only: bool,
+    ) -> Standing {
+        let standing = self.standing(image, rollouts);
+        let want = Want { image: standing.image.clone(), scope: scope.clone(), revision: None };
         let (judged, expired) = if warn_only {
             // A warning is worth a look, not a verification.
             let judged = match self.assessor.kept(in_force, &want) {
@@ -117,7 +132,7 @@ impl Gatherer<'_> {
             let found = self.assessor.assess(in_force, &want, self.left(), !self.dry_run).await;
             (found.judged, found.expired)
         };
-        Standing { image, judged, quarantine, stable, expired }
+        Standing { judged, expired, ..standing }
     }
 
     /// The owners above this object, each read live.
@@ -169,6 +184,23 @@ impl Gatherer<'_> {
     fn left(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
     }
+}
+
+/// The different image texts that are looked at, and the answer to those beyond.
+fn looked_at(asked: &Questions) -> (Vec<&str>, impl Iterator<Item = (String, ImageFact)>) {
+    let mut texts: Vec<&str> = asked.images.iter().map(|placed| placed.image.as_str()).collect();
+    texts.sort_unstable();
+    texts.dedup();
+    let beyond = texts.split_off(texts.len().min(MOST_IMAGES));
+    (texts, beyond.into_iter().map(|text| (text.to_owned(), ImageFact::Unreadable(TOO_MANY.to_owned()))))
+}
+
+/// The image, or why the text names none.
+fn parse(text: &str) -> Result<ImageRef, String> {
+    if text.is_empty() {
+        return Err("it names no image".to_owned());
+    }
+    text.parse().map_err(|error: ImageRefError| error.to_string())
 }
 
 fn is_built_in(reference: &OwnerReference) -> bool {

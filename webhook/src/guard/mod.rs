@@ -12,6 +12,7 @@ pub mod decide;
 pub mod facts;
 pub mod gather;
 pub mod metrics;
+pub mod reason;
 pub mod reflect;
 pub mod review;
 pub mod route;

@@ -5,6 +5,7 @@ mod ahead;
 mod house;
 mod odd;
 mod quarantine;
+mod unasked;
 
 use house::*;
 use serde_json::{Value, json};
