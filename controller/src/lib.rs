@@ -8,6 +8,8 @@ pub mod github;
 pub mod hub;
 pub mod lease;
 pub mod ledger;
+#[cfg(test)]
+mod memory;
 pub mod metrics;
 pub mod mirror;
 pub mod reach;

@@ -1,41 +1,39 @@
-//! Pulling: each kind is watched at the hub and merged into this cluster, one object at a time. A failed write is
-//! tried again at the next beat; a bad object stops nothing else.
+//! Pulling what holds here: each kind is watched at the hub and merged into this cluster, one object at a time. A
+//! failed write is tried again at the next beat; a bad object stops nothing else. Knows no rollout.
 
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::time::Duration;
 
 use futures::StreamExt;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions};
+use futures::future::BoxFuture;
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde::{Serialize, de::Error as _};
 use serde_json::{Value, json};
 use tidegate_pipelines::api::policy::{Attestor, TrustRoot, VerificationPolicy};
-use tidegate_pipelines::api::{Environment, Quarantine, Rollout, names};
+use tidegate_pipelines::api::{Environment, Quarantine, names};
 use tidegate_webhook::patience::Patience;
 
 use super::Mirror;
-use super::kinds::{self, Kind};
+use super::kinds::{self, Here, Kind};
 use super::loosen;
-use super::rollouts;
+use super::reliance::{Ground, newly_named};
 use crate::connect::{CallError, bounded};
-use crate::spoke::cache::{Cache, version_of};
-use crate::spoke::observe::namespace_allowed;
+use crate::spoke::cache::Cache;
 
 /// Between looks at everything: repairs what was missed and lets delays run out.
 const BEAT: Duration = Duration::from_secs(5);
-/// Intents are looked at more often: a write that failed should not cost a rollout seconds.
-const INTENT_BEAT: Duration = Duration::from_secs(1);
 /// As for the local caches: longer silence is a dead connection.
 const WATCH_SECONDS: u32 = 30;
 
-fn params() -> PatchParams {
+pub(super) fn params() -> PatchParams {
     PatchParams::apply(names::MIRROR_FIELD_MANAGER).force()
 }
 
-fn config() -> watcher::Config {
+pub(super) fn config() -> watcher::Config {
     watcher::Config::default().timeout(WATCH_SECONDS)
 }
 
@@ -88,7 +86,10 @@ impl Mirror {
                         sources.insert(object.name_any(), object);
                     }
                     // Gone at the hub removes nothing here; it is only no longer compared.
-                    Some(Ok(watcher::Event::Delete(object))) => drop(sources.remove(&object.name_any())),
+                    Some(Ok(watcher::Event::Delete(object))) => {
+                        self.waiting.end(kind, &object.name_any());
+                        sources.remove(&object.name_any());
+                    }
                     Some(Ok(watcher::Event::Init | watcher::Event::InitDone)) => {}
                     Some(Err(error)) => tracing::debug!(?kind, %error, "watch at the hub failed; trying again"),
                     None => return,
@@ -106,17 +107,83 @@ impl Mirror {
         loosen::seconds(environment.and_then(|e| e.spec.loosen_delay))
     }
 
-    async fn merge<K>(&self, kind: Kind, source: &K, cache: &Cache<K>)
+    pub(super) async fn merge<K>(&self, kind: Kind, source: &K, cache: &Cache<K>)
     where
         K: Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static,
     {
         let name = source.name_any();
         if let Err(error) = self.try_merge(kind, &name, source, cache).await {
-            if error.is_unanswered() {
-                tracing::debug!(?kind, %name, %error, "not mirrored yet");
-            } else {
-                tracing::warn!(?kind, %name, %error, "not mirrored yet");
+            not_yet(&kind, &name, &error);
+        }
+    }
+
+    /// Whether a copy of it is missing where a policy in force names it.
+    async fn misses(&self, kind: Kind, name: &str) -> bool {
+        if !matches!(kind, Kind::Attestor | Kind::TrustRoot) {
+            return false;
+        }
+        let world = &self.world;
+        // Before they are listed nothing would seem to be in force.
+        tokio::join!(world.environments.ready(), world.policies.ready(), world.attestors.ready());
+        let environment = world.environments.get(None, &self.environment);
+        let (policies, attestors) = (world.policies.select(|_| true), world.attestors.select(|_| true));
+        let ground = Ground { environment: environment.as_deref(), policies: &policies, attestors: &attestors };
+        ground.names(kind, name)
+    }
+
+    /// Attestors, and the roots they rest on, that this policy names for the first time: they come before it. Each
+    /// kind has a watch of its own, and what arrived after the policy would wait, being relied on by then.
+    fn furnish<'a>(&'a self, source: &'a Value, local: Option<&'a Value>) -> BoxFuture<'a, Result<(), CallError>> {
+        Box::pin(async move {
+            let policy = read::<VerificationPolicy>(source)?;
+            let local = local.map(read::<VerificationPolicy>).transpose()?;
+            let world = &self.world;
+            tokio::join!(world.attestors.ready(), world.trust_roots.ready());
+            for name in newly_named(&policy, local.as_ref()) {
+                let here = world.attestors.get(None, &name);
+                let there =
+                    if here.is_none() { self.at_the_hub::<Attestor>(Kind::Attestor, &name).await? } else { None };
+                let Some(attestor) = here.as_deref().or(there.as_ref()) else { continue };
+                let root = attestor.spec.attestor.trust_root_name();
+                if world.trust_roots.get(None, root).is_none()
+                    && let Some(root) = self.at_the_hub::<TrustRoot>(Kind::TrustRoot, root).await?
+                {
+                    self.bring(Kind::TrustRoot, &root, &world.trust_roots).await?;
+                }
+                if let Some(attestor) = &there {
+                    self.bring(Kind::Attestor, attestor, &world.attestors).await?;
+                }
             }
+            Ok(())
+        })
+    }
+
+    async fn at_the_hub<K>(&self, kind: Kind, name: &str) -> Result<Option<K>, CallError>
+    where
+        K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
+    {
+        match bounded(Api::<K>::all(self.hub.clone()).get_opt(name)).await {
+            Err(error) if !error.is_unanswered() => {
+                not_yet(&kind, name, &error);
+                Ok(None)
+            }
+            answer => answer,
+        }
+    }
+
+    /// One that is refused (it is malformed) keeps no tighter policy from coming; one that got no answer does.
+    async fn bring<K>(&self, kind: Kind, source: &K, cache: &Cache<K>) -> Result<(), CallError>
+    where
+        K: Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static,
+    {
+        let name = source.name_any();
+        match self.try_merge(kind, &name, source, cache).await {
+            Err(error) if error.is_unanswered() => Err(error),
+            Err(error) => {
+                not_yet(&kind, &name, &error);
+                Ok(())
+            }
+            Ok(()) => Ok(()),
         }
     }
 
@@ -130,10 +197,28 @@ impl Mirror {
         cache.ready().await;
         let local = cache.get(None, name);
         let (source_value, local_value) = (value(source)?, local.as_deref().map(value).transpose()?);
+        if kind == Kind::Policy {
+            self.furnish(&source_value, local_value.as_ref()).await?;
+        }
+        let waiting = self.waiting.of(kind, name);
+        let here = match &local_value {
+            Some(local) => Here::Copy(local),
+            None if self.misses(kind, name).await => Here::Missed(waiting.as_ref().map(|(d, at)| (d.as_str(), *at))),
+            None => Here::Nothing,
+        };
         let now = self.clock.now();
         let api: Api<K> = Api::all(self.world.client.clone());
-        match kinds::merge(kind, &source_value, local_value.as_ref(), self.loosen_delay(), now) {
+        match kinds::merge(kind, &source_value, here, self.loosen_delay(), now) {
             kinds::Merge::Nothing => Ok(()),
+            kinds::Merge::Await(digest) => {
+                tracing::warn!(
+                    ?kind,
+                    name,
+                    "a policy in force names it and it is new here; it comes after loosenDelay"
+                );
+                self.waiting.begin(kind, name, digest, now);
+                Ok(())
+            }
             kinds::Merge::Write { spec, annotations } => {
                 if annotations.get(names::PENDING).is_some() {
                     tracing::warn!(?kind, name, "loosened at the hub; it takes effect after loosenDelay");
@@ -144,6 +229,7 @@ impl Mirror {
                 });
                 let written = bounded(api.patch(name, &params(), &Patch::Apply(&body))).await?;
                 tracing::info!(?kind, name, "mirrored");
+                self.waiting.end(kind, name);
                 cache.wrote(written);
                 Ok(())
             }
@@ -159,135 +245,19 @@ impl Mirror {
             }
         }
     }
+}
 
-    /// Intents of this environment.
-    pub async fn pull_rollouts(self) {
-        let api: Api<Rollout> = Api::namespaced(self.hub.clone(), &self.namespace());
-        let mut stream = std::pin::pin!(watcher(api.clone(), config()).backoff(Patience::default()));
-        let mut ticks = tokio::time::interval(INTENT_BEAT);
-        let mut listed: Option<Vec<Rollout>> = None;
-        let mut newest = 0_u64;
-        loop {
-            tokio::select! {
-                event = stream.next() => match event {
-                    Some(Ok(watcher::Event::Apply(intent))) => {
-                        newest = newest.max(version_of(intent.metadata.resource_version.as_deref()));
-                        self.intents.insert(intent.clone());
-                        self.intent(&intent).await;
-                    }
-                    Some(Ok(watcher::Event::Delete(intent))) => {
-                        self.intents.remove(&intent.name_any());
-                        self.withdrawn(&intent.spec.namespace, &intent.name_any()).await;
-                    }
-                    Some(Ok(watcher::Event::Init)) => listed = Some(vec![]),
-                    Some(Ok(watcher::Event::InitApply(intent))) => listed.get_or_insert_default().push(intent),
-                    Some(Ok(watcher::Event::InitDone)) => {
-                        let present = listed.take().unwrap_or_default();
-                        self.relisted(&api, &present, newest).await;
-                        for intent in present {
-                            newest = newest.max(version_of(intent.metadata.resource_version.as_deref()));
-                            self.intents.insert(intent.clone());
-                            self.intent(&intent).await;
-                        }
-                        self.intents.complete();
-                    }
-                    Some(Err(error)) => tracing::debug!(%error, "watch of intents failed; trying again"),
-                    None => return,
-                },
-                _ = ticks.tick() => for intent in self.intents.all() {
-                    self.intent(&intent).await;
-                },
-            }
-        }
+/// An API server that does not answer is told elsewhere, once.
+pub(super) fn not_yet(kind: &dyn Debug, name: &str, error: &CallError) {
+    if error.is_unanswered() {
+        tracing::debug!(?kind, %name, %error, "not mirrored yet");
+    } else {
+        tracing::warn!(?kind, %name, %error, "not mirrored yet");
     }
+}
 
-    /// What was there before a gap in the watch and is not listed now. Only a source that is newer than what
-    /// was seen, and says so about this very name, has taken it away.
-    async fn relisted(&self, api: &Api<Rollout>, present: &[Rollout], newest: u64) {
-        for known in self.intents.all() {
-            let name = known.name_any();
-            if present.iter().any(|p| p.name_any() == name) {
-                continue;
-            }
-            let missing = matches!(bounded(api.get(&name)).await, Err(error) if error.is_not_found());
-            let at = bounded(api.list(&ListParams::default().limit(1))).await;
-            let version = at.ok().map(|list| version_of(list.metadata.resource_version.as_deref()));
-            if missing && version.is_some_and(|v| v >= newest) {
-                self.intents.remove(&name);
-                self.withdrawn(&known.spec.namespace, &name).await;
-            } else {
-                tracing::warn!(%name, "an intent is not listed any more, but the hub's data are older than before: kept");
-            }
-        }
-    }
-
-    async fn intent(&self, intent: &Rollout) {
-        if !self.may_write() {
-            return;
-        }
-        let name = intent.name_any();
-        if let Err(error) = self.try_intent(intent, &name).await {
-            if error.is_unanswered() {
-                tracing::debug!(%name, %error, "intent not mirrored yet");
-            } else {
-                tracing::warn!(%name, %error, "intent not mirrored yet");
-            }
-        }
-    }
-
-    async fn try_intent(&self, intent: &Rollout, name: &str) -> Result<(), CallError> {
-        self.world.rollouts.ready().await;
-        let Some(environment) = self.world.environments.get(None, &self.environment) else { return Ok(()) };
-        let namespace = intent.spec.namespace.clone();
-        let local = self.world.rollouts.get(Some(&namespace), name);
-        match rollouts::merge(intent, local.as_deref()) {
-            rollouts::Merge::Nothing => Ok(()),
-            rollouts::Merge::DeletedHere => {
-                let last = self.world.last_words.of(&namespace, name);
-                match rollouts::last_report(intent, last) {
-                    rollouts::LastReport::Ended(status) => self.report_status(intent, &status).await,
-                    rollouts::LastReport::Withdrawn(intent) => {
-                        let message = "the Rollout was deleted in the environment";
-                        self.report_end(&intent, "Withdrawn", "DeletedInEnvironment", message).await
-                    }
-                }
-            }
-            rollouts::Merge::Write(_) if local.is_none() && !namespace_allowed(&environment, &intent.spec) => {
-                let message = format!(
-                    "namespace '{namespace}' is not among the Environment's allowedPipelines for pipelines of namespace '{}'",
-                    intent.spec.pipeline_namespace
-                );
-                self.report_end(intent, "Failed", "NamespaceNotAllowed", &message).await
-            }
-            rollouts::Merge::Write(body) => {
-                let api: Api<Rollout> = Api::namespaced(self.world.client.clone(), &namespace);
-                let written = bounded(api.patch(name, &params(), &Patch::Apply(&body))).await?;
-                tracing::info!(name, namespace = %namespace, "intent mirrored");
-                self.world.rollouts.wrote(written);
-                Ok(())
-            }
-        }
-    }
-
-    /// Its intent was taken away at the hub, which is an abort.
-    async fn withdrawn(&self, namespace: &str, name: &str) {
-        let Some(local) = self.world.rollouts.get(Some(namespace), name) else { return };
-        let ended = local.status.as_ref().and_then(|s| s.phase).is_some_and(|p| p.is_terminal());
-        if ended || local.annotations().contains_key(names::WITHDRAWN) {
-            return;
-        }
-        let api: Api<Rollout> = Api::namespaced(self.world.client.clone(), namespace);
-        let patch = json!({"metadata": {"uid": local.uid(), "annotations": {names::WITHDRAWN: "true"}}});
-        // The watch tells it once only: tried until it is written or the rollout has ended.
-        for _ in 0..20 {
-            match bounded(api.patch(name, &PatchParams::default(), &Patch::Merge(&patch))).await {
-                Ok(written) => return self.world.rollouts.wrote(written),
-                Err(error) if error.is_not_found() => return,
-                Err(error) => tracing::warn!(name, %error, "withdrawal not written yet"),
-            }
-            tokio::time::sleep(INTENT_BEAT).await;
-        }
-    }
+fn read<K: DeserializeOwned>(object: &Value) -> Result<K, CallError> {
+    K::deserialize(object).map_err(|error| CallError::Kube(kube::Error::SerdeError(error)))
 }
 
 fn value<K: Serialize>(object: &K) -> Result<Value, CallError> {

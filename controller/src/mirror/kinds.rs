@@ -8,13 +8,23 @@ use tidegate_pipelines::api::names;
 
 use super::loosen;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     Environment,
     Policy,
     Attestor,
     TrustRoot,
     Quarantine,
+}
+
+/// What is here of one object.
+#[derive(Clone, Copy, Debug)]
+pub enum Here<'a> {
+    Copy(&'a Value),
+    /// Neither a copy nor anything that relies on one.
+    Nothing,
+    /// No copy, although a policy in force names it; and the digest of the document whose delay runs, since when.
+    Missed(Option<(&'a str, Timestamp)>),
 }
 
 /// What to do with the local copy of one object.
@@ -28,6 +38,8 @@ pub enum Merge {
     },
     /// An explicit tombstone: the local copy goes.
     Remove,
+    /// A first copy that loosens: the delay of the document with this digest begins.
+    Await(String),
 }
 
 fn digest(spec: &Value) -> String {
@@ -55,14 +67,29 @@ fn same(a: &Value, b: &Value) -> bool {
     lean(a) == lean(b)
 }
 
+fn waited(since: Timestamp, delay: i64, now: Timestamp) -> bool {
+    now.duration_since(since).as_secs() >= delay
+}
+
 /// `source` is the hub's object as it is there now; `None` (absent, unreachable, not listed) changes nothing, so
 /// there is no such argument. `delay` is the environment's `loosenDelay` in seconds.
-pub fn merge(kind: Kind, source: &Value, local: Option<&Value>, delay: i64, now: Timestamp) -> Merge {
+pub fn merge(kind: Kind, source: &Value, here: Here<'_>, delay: i64, now: Timestamp) -> Merge {
     let wanted = source.get("spec").cloned().unwrap_or_else(|| json!({}));
     let withdrawn = wanted.get("withdrawn").and_then(Value::as_bool).unwrap_or(false);
-    let Some(local) = local else {
-        // A first copy loosens nothing that was here before.
-        return if withdrawn { Merge::Nothing } else { Merge::Write { spec: wanted, annotations: json!({}) } };
+    let local = match here {
+        Here::Copy(local) => local,
+        _ if withdrawn => return Merge::Nothing,
+        Here::Nothing => return Merge::Write { spec: wanted, annotations: json!({}) },
+        Here::Missed(waiting) => {
+            let this = digest(&wanted);
+            let since = waiting.filter(|(digest, _)| *digest == this).map(|(_, since)| since);
+            return match since {
+                _ if delay <= 0 => Merge::Write { spec: wanted, annotations: json!({}) },
+                Some(at) if waited(at, delay, now) => Merge::Write { spec: wanted, annotations: json!({}) },
+                Some(_) => Merge::Nothing,
+                None => Merge::Await(this),
+            };
+        }
     };
     let present = local.get("spec").cloned().unwrap_or_else(|| json!({}));
     let waiting = annotation(local, names::PENDING);
@@ -75,8 +102,7 @@ pub fn merge(kind: Kind, source: &Value, local: Option<&Value>, delay: i64, now:
     }
     let since = annotation(local, names::PENDING_SINCE).and_then(|text| text.parse::<Timestamp>().ok());
     let this = digest(&wanted);
-    let over = delay <= 0
-        || (waiting == Some(this.as_str()) && since.is_some_and(|at| now.duration_since(at).as_secs() >= delay));
+    let over = delay <= 0 || (waiting == Some(this.as_str()) && since.is_some_and(|at| waited(at, delay, now)));
     match (over, withdrawn) {
         (true, true) => Merge::Remove,
         (true, false) => Merge::Write { spec: wanted, annotations: json!({}) },
@@ -112,12 +138,12 @@ mod tests {
     #[test]
     fn what_is_new_is_taken_at_once_and_what_is_the_same_is_left_alone() {
         let source = policy(enforce());
-        assert!(matches!(merge(Kind::Policy, &source, None, 300, now()), Merge::Write { .. }));
+        assert!(matches!(merge(Kind::Policy, &source, Here::Nothing, 300, now()), Merge::Write { .. }));
         let local = policy(
             json!({"mode": "Enforce", "deployers": [], "withdrawn": false, "checkSets": enforce()["checkSets"]}),
         );
         assert_eq!(
-            merge(Kind::Policy, &source, Some(&local), 300, now()),
+            merge(Kind::Policy, &source, Here::Copy(&local), 300, now()),
             Merge::Nothing,
             "defaults make no difference"
         );
@@ -125,14 +151,15 @@ mod tests {
 
     #[test]
     fn tightening_takes_effect_at_once() {
-        let merged = merge(Kind::Policy, &policy(enforce()), Some(&policy(audit())), 300, now());
+        let merged = merge(Kind::Policy, &policy(enforce()), Here::Copy(&policy(audit())), 300, now());
         assert_eq!(merged, Merge::Write { spec: enforce(), annotations: json!({}) });
     }
 
     #[test]
     fn loosening_waits_is_told_and_then_takes_effect() {
         let source = policy(audit());
-        let Merge::Write { spec, annotations } = merge(Kind::Policy, &source, Some(&policy(enforce())), 300, now())
+        let Merge::Write { spec, annotations } =
+            merge(Kind::Policy, &source, Here::Copy(&policy(enforce())), 300, now())
         else {
             panic!("it must be told");
         };
@@ -140,8 +167,8 @@ mod tests {
         let mut local = policy(enforce());
         local["metadata"]["annotations"] = annotations;
         let later = |seconds| now() + jiff::SignedDuration::from_secs(seconds);
-        assert_eq!(merge(Kind::Policy, &source, Some(&local), 300, later(299)), Merge::Nothing);
-        let merged = merge(Kind::Policy, &source, Some(&local), 300, later(300));
+        assert_eq!(merge(Kind::Policy, &source, Here::Copy(&local), 300, later(299)), Merge::Nothing);
+        let merged = merge(Kind::Policy, &source, Here::Copy(&local), 300, later(300));
         assert_eq!(merged, Merge::Write { spec: audit(), annotations: json!({}) });
     }
 
@@ -150,9 +177,9 @@ mod tests {
         let mut local = policy(enforce());
         local["metadata"]["annotations"] =
             json!({names::PENDING: "other", names::PENDING_SINCE: "2026-01-01T00:00:00Z"});
-        let merged = merge(Kind::Policy, &policy(audit()), Some(&local), 300, now());
+        let merged = merge(Kind::Policy, &policy(audit()), Here::Copy(&local), 300, now());
         assert!(matches!(merged, Merge::Write { spec, .. } if spec == enforce()), "another digest waits its own time");
-        let merged = merge(Kind::Policy, &policy(enforce()), Some(&local), 300, now());
+        let merged = merge(Kind::Policy, &policy(enforce()), Here::Copy(&local), 300, now());
         assert_eq!(merged, Merge::Write { spec: enforce(), annotations: json!({}) });
     }
 
@@ -160,9 +187,12 @@ mod tests {
     fn only_a_tombstone_removes_and_only_after_the_delay() {
         let mut source = policy(enforce());
         source["spec"]["withdrawn"] = json!(true);
-        assert_eq!(merge(Kind::Policy, &source, None, 0, now()), Merge::Nothing);
-        assert_eq!(merge(Kind::Policy, &source, Some(&policy(enforce())), 0, now()), Merge::Remove);
-        assert!(matches!(merge(Kind::Policy, &source, Some(&policy(enforce())), 300, now()), Merge::Write { .. }));
+        assert_eq!(merge(Kind::Policy, &source, Here::Nothing, 0, now()), Merge::Nothing);
+        assert_eq!(merge(Kind::Policy, &source, Here::Copy(&policy(enforce())), 0, now()), Merge::Remove);
+        assert!(matches!(
+            merge(Kind::Policy, &source, Here::Copy(&policy(enforce())), 300, now()),
+            Merge::Write { .. }
+        ));
     }
 
     #[test]
@@ -170,9 +200,28 @@ mod tests {
         let held = json!({"spec": {"digests": ["sha256:00"], "environments": ["east"], "reason": "x"}});
         let lifted = json!({"spec": {"digests": ["sha256:00"], "environments": ["east"], "reason": "x", "lifted": {"by": "ann", "reason": "a mistake, see the report"}}});
         let everywhere = json!({"spec": {"digests": ["sha256:00", "sha256:11"], "reason": "x"}});
-        let merged = merge(Kind::Quarantine, &lifted, Some(&held), 300, now());
+        let merged = merge(Kind::Quarantine, &lifted, Here::Copy(&held), 300, now());
         assert!(matches!(merged, Merge::Write { spec, .. } if spec == held["spec"]));
-        let merged = merge(Kind::Quarantine, &everywhere, Some(&held), 300, now());
+        let merged = merge(Kind::Quarantine, &everywhere, Here::Copy(&held), 300, now());
         assert!(matches!(merged, Merge::Write { spec, .. } if spec == everywhere["spec"]));
+    }
+
+    #[test]
+    fn a_first_copy_of_what_a_policy_in_force_names_waits_as_any_loosening() {
+        let source = policy(json!({"keys": [{"pem": "a"}]}));
+        let written = Merge::Write { spec: source["spec"].clone(), annotations: json!({}) };
+        let at = |here, delay, now| merge(Kind::Attestor, &source, here, delay, now);
+        assert_eq!(at(Here::Nothing, 300, now()), written, "nobody relies on it");
+        let Merge::Await(digest) = at(Here::Missed(None), 300, now()) else { panic!("it loosens") };
+        let begun = Here::Missed(Some((&digest, now())));
+        let later = |seconds| now() + jiff::SignedDuration::from_secs(seconds);
+        assert_eq!(at(begun, 300, later(299)), Merge::Nothing, "its time runs");
+        assert_eq!(at(begun, 300, later(300)), written);
+        let other = Here::Missed(Some(("other", now())));
+        assert_eq!(at(other, 300, later(300)), Merge::Await(digest.clone()), "another document's time is not its own");
+        assert_eq!(at(Here::Missed(None), 0, now()), written, "an environment without delay");
+        let mut gone = source.clone();
+        gone["spec"]["withdrawn"] = json!(true);
+        assert_eq!(merge(Kind::Attestor, &gone, begun, 0, now()), Merge::Nothing, "a tombstone brings nothing");
     }
 }

@@ -3,9 +3,13 @@
 
 pub mod away;
 pub mod down;
+#[cfg(test)]
+mod down_tests;
+pub mod intents;
 pub mod kinds;
 pub mod link;
 pub mod loosen;
+pub mod reliance;
 pub mod rollouts;
 pub mod up;
 
@@ -34,6 +38,8 @@ pub struct Mirror {
     /// Whether this cluster's own API server answers.
     pub reach: Reach,
     pub intents: up::Intents,
+    /// First copies whose delay runs.
+    pub waiting: reliance::Waiting,
 }
 
 impl Mirror {

@@ -14,7 +14,7 @@ use crate::clock::SharedClock;
 use crate::lease::Candidate;
 use crate::ledger::LogLedger;
 use crate::metrics::prometheus::PrometheusClient;
-use crate::mirror::{Mirror, away, up::Intents};
+use crate::mirror::{Mirror, away, reliance::Waiting, up::Intents};
 use crate::reach::Reach;
 use crate::serve::Telemetry;
 use crate::spoke::report::{Metrics, Teller};
@@ -174,6 +174,7 @@ impl Office {
                 link: link.clone(),
                 reach: self.reach.clone(),
                 intents: intents.clone(),
+                waiting: Waiting::default(),
             };
             mirror.tasks().into_iter().for_each(|task| drop(tasks.spawn(task)));
         }

@@ -1,0 +1,64 @@
+//! An API server in memory for unit tests of what holds a client: it lists what it was given, and tells what it was
+//! asked to write.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use http::{Method, Request, Response};
+use http_body_util::BodyExt;
+use kube::Client;
+use kube::client::Body;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+/// By the last part of the path: `attestors/ci`.
+pub type Objects = BTreeMap<String, Value>;
+
+pub fn objects(all: &[Value]) -> Objects {
+    let key = |o: &Value| {
+        let plural = match o["kind"].as_str().unwrap() {
+            "VerificationPolicy" => "verificationpolicies".to_owned(),
+            kind => format!("{}s", kind.to_lowercase()),
+        };
+        format!("{plural}/{}", o["metadata"]["name"].as_str().unwrap())
+    };
+    all.iter().map(|o| (key(o), o.clone())).collect()
+}
+
+/// Lists and gives what it holds, takes every patch and tells of it; a watch brings nothing.
+pub fn server(holds: Objects) -> (Client, mpsc::UnboundedReceiver<String>) {
+    let (line, written) = mpsc::unbounded_channel();
+    let holds = Arc::new(holds);
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let (line, holds) = (line.clone(), holds.clone());
+        async move {
+            let (parts, body) = request.into_parts();
+            if parts.uri.query().is_some_and(|q| q.contains("watch=true")) {
+                std::future::pending::<()>().await;
+            }
+            let path = parts.uri.path().split("/v1alpha1/").nth(1).unwrap_or_default();
+            // Where an object lies makes no difference here.
+            let path = path.strip_prefix("namespaces/").and_then(|p| Some(p.split_once('/')?.1)).unwrap_or(path);
+            let path = path.to_owned();
+            let (code, said) = if parts.method == Method::PATCH {
+                let sent = body.collect().await.unwrap().to_bytes();
+                line.send(path).unwrap();
+                (200, serde_json::from_slice(&sent).unwrap())
+            } else if let Some(object) = holds.get(&path) {
+                (200, object.clone())
+            } else if path.contains('/') {
+                (
+                    404,
+                    json!({"kind": "Status", "status": "Failure", "reason": "NotFound", "message": "no", "code": 404}),
+                )
+            } else {
+                let items: Vec<&Value> =
+                    holds.iter().filter(|(key, _)| key.starts_with(&format!("{path}/"))).map(|(_, o)| o).collect();
+                (200, json!({"metadata": {"resourceVersion": "1"}, "items": items}))
+            };
+            let body = Body::from(serde_json::to_vec(&said).unwrap());
+            Ok::<_, std::convert::Infallible>(Response::builder().status(code).body(body).unwrap())
+        }
+    });
+    (Client::new(service, "default"), written)
+}
