@@ -17,10 +17,12 @@ use tidegate_pipelines::api::{
     Approval, Attestor, BuildEvent, Environment, EventSource, Pipeline, Quarantine, Release, Rollout, TrustRoot,
     VerificationPolicy, names,
 };
+use tidegate_webhook::cached::{is_read, until};
 use tidegate_webhook::patience::{Patience, unanswered};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::queue::Key;
+use super::standing::Standings;
 
 /// Name of the Lease by which a spoke says that it is alive, in `env-<name>`.
 pub const SPOKE_LEASE: &str = "spoke";
@@ -40,6 +42,9 @@ pub struct Index {
     pub quarantines: Store<Quarantine>,
     pub namespaces: Store<Namespace>,
     pub leases: Store<Lease>,
+    pub standings: Standings,
+    /// Counts up as each kind has been listed.
+    listed: watch::Sender<u64>,
 }
 
 type Watch = BoxFuture<'static, ()>;
@@ -52,6 +57,8 @@ struct Opening<K: Resource<DynamicType = ()> + Clone + 'static> {
     config: watcher::Config,
     writer: reflector::store::Writer<K>,
     keep: fn(&K) -> bool,
+    /// Whether pipelines' standings rest on it.
+    judged_by: bool,
 }
 
 fn open<K>(api: Api<K>, config: watcher::Config) -> (Store<K>, Opening<K>)
@@ -59,7 +66,7 @@ where
     K: Resource<DynamicType = ()> + Clone + 'static,
 {
     let (reader, writer) = reflector::store();
-    (reader, Opening { api, config, writer, keep: |_| true })
+    (reader, Opening { api, config, writer, keep: |_| true, judged_by: false })
 }
 
 /// An intent speaks for an environment only from that environment's namespace: whoever may write Rollouts elsewhere
@@ -84,14 +91,21 @@ where
         };
         let stream = stream.try_filter(move |event| std::future::ready(kept(event)));
         let stream = stream.backoff(Patience::default()).reflect(self.writer);
-        let (keys, index) = (keys.clone(), index.clone());
+        let (keys, index, judged_by) = (keys.clone(), index.clone(), self.judged_by);
         async move {
             let mut stream = std::pin::pin!(stream);
             while let Some(event) = stream.next().await {
-                use watcher::Event::{Apply, Delete, InitApply};
+                use watcher::Event::{Apply, Delete, Init, InitApply, InitDone};
+                if judged_by && event.is_ok() {
+                    index.standings.changed();
+                }
                 let object = match event {
                     Ok(Apply(object) | InitApply(object) | Delete(object)) => object,
-                    Ok(_) => continue,
+                    Ok(InitDone) => {
+                        index.listed.send_modify(|n| *n += 1);
+                        continue;
+                    }
+                    Ok(Init) => continue,
                     Err(error) if unanswered(&error) => {
                         tracing::debug!(kind = %K::kind(&()), %error, "watch interrupted");
                         continue;
@@ -120,16 +134,19 @@ impl Index {
         let (events, on_events) = open(Api::namespaced(client.clone(), system), all());
         let (sources, on_sources) = open(Api::namespaced(client.clone(), system), all());
         let (pipelines, on_pipelines) = open(Api::all(client.clone()), all());
+        let on_pipelines = Opening { judged_by: true, ..on_pipelines };
         let (releases, on_releases) = open(Api::all(client.clone()), all());
         let (approvals, on_approvals) = open(Api::all(client.clone()), all());
         let (rollouts, on_rollouts) = open(Api::all(client.clone()), all());
         let on_rollouts = Opening { keep: in_its_place, ..on_rollouts };
         let (environments, on_environments) = open(Api::all(client.clone()), all());
+        let on_environments = Opening { judged_by: true, ..on_environments };
         let (policies, on_policies) = open(Api::all(client.clone()), all());
         let (attestors, on_attestors) = open(Api::all(client.clone()), all());
         let (trust_roots, on_trust_roots) = open(Api::all(client.clone()), all());
         let (quarantines, on_quarantines) = open(Api::all(client.clone()), all());
         let (namespaces, on_namespaces) = open(Api::all(client.clone()), all());
+        let on_namespaces = Opening { judged_by: true, ..on_namespaces };
         let heartbeats = all().fields(&format!("metadata.name={SPOKE_LEASE}"));
         let (leases, on_leases) = open(Api::all(client.clone()), heartbeats);
         let index = Index {
@@ -146,6 +163,8 @@ impl Index {
             quarantines,
             namespaces,
             leases,
+            standings: Standings::default(),
+            listed: watch::Sender::new(0),
         };
         let watches = vec![
             on_events.start(keys, &index, |_, e| vec![Key::Event(e.name_any())]),
@@ -167,28 +186,25 @@ impl Index {
         (index, watches)
     }
 
-    /// Resolves when every store holds what the API server had; false if a watch ended before.
-    pub async fn ready(&self) -> bool {
-        let (a, b, c, d) = tokio::join!(
-            self.events.wait_until_ready(),
-            self.sources.wait_until_ready(),
-            self.pipelines.wait_until_ready(),
-            self.releases.wait_until_ready()
-        );
-        let (e, f, g, h) = tokio::join!(
-            self.approvals.wait_until_ready(),
-            self.rollouts.wait_until_ready(),
-            self.environments.wait_until_ready(),
-            self.policies.wait_until_ready()
-        );
-        let (i, j, k, l, m) = tokio::join!(
-            self.attestors.wait_until_ready(),
-            self.trust_roots.wait_until_ready(),
-            self.quarantines.wait_until_ready(),
-            self.namespaces.wait_until_ready(),
-            self.leases.wait_until_ready()
-        );
-        [a, b, c, d, e, f, g, h, i, j, k, l, m].iter().all(Result::is_ok)
+    /// Resolves when every store holds what the API server had, for any number that wait.
+    pub async fn ready(&self) {
+        until(&self.listed, || self.is_read()).await;
+    }
+
+    fn is_read(&self) -> bool {
+        is_read(&self.events)
+            && is_read(&self.sources)
+            && is_read(&self.pipelines)
+            && is_read(&self.releases)
+            && is_read(&self.approvals)
+            && is_read(&self.rollouts)
+            && is_read(&self.environments)
+            && is_read(&self.policies)
+            && is_read(&self.attestors)
+            && is_read(&self.trust_roots)
+            && is_read(&self.quarantines)
+            && is_read(&self.namespaces)
+            && is_read(&self.leases)
     }
 
     pub fn event(&self, name: &str) -> Option<Arc<BuildEvent>> {
@@ -290,7 +306,29 @@ impl Index {
 
 #[cfg(test)]
 mod tests {
+    use futures::future::join_all;
+    use futures::stream::FuturesUnordered;
+
     use super::*;
+    use crate::memory;
+
+    #[tokio::test]
+    async fn any_number_wait_until_everything_is_listed() {
+        let (client, _written) = memory::server(memory::Objects::new());
+        let (keys, _work) = mpsc::channel(1024);
+        let (index, watches) = Index::open(&client, &keys);
+        // Each polled by itself, as two tasks would be.
+        let mut waiting: FuturesUnordered<_> = (0..2).map(|_| index.ready()).collect();
+        assert!(waiting.next().now_or_never().is_none(), "nothing is listed yet");
+        let mut watches = join_all(watches);
+        for _ in 0..1000 {
+            assert!((&mut watches).now_or_never().is_none(), "the watches ended");
+            tokio::task::yield_now().await;
+        }
+        assert!(index.is_read());
+        assert_eq!(waiting.next().now_or_never(), Some(Some(())));
+        assert_eq!(waiting.next().now_or_never(), Some(Some(())), "one of them would wait for ever");
+    }
 
     #[test]
     fn a_rollout_outside_its_environments_namespace_counts_for_nothing() {

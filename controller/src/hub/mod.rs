@@ -17,6 +17,7 @@ pub mod queue;
 pub mod release;
 pub mod report;
 pub mod retention;
+pub mod standing;
 pub mod status;
 pub mod validate;
 pub mod verify;

@@ -15,7 +15,8 @@ use tidegate_pipelines::release::{self, Lookup, Outcome, Plan, ResolveInput, Ret
 
 use super::heartbeat::{Pulse, SILENCE};
 use super::observe::{ObservedEvent, ObservedRelease};
-use super::validate::{Standing, Surroundings};
+use super::standing::Standing;
+use super::validate::Surroundings;
 
 /// Condition of an Environment: its spoke reports.
 pub const SPOKE_READY: &str = "SpokeReady";

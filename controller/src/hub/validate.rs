@@ -4,35 +4,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
+use kube::{Resource, ResourceExt};
 use tidegate_pipelines::api::{Environment, MetricsSource, Pipeline};
 use tidegate_pipelines::release::{
-    Claim, PipelineState, PipelineView, Place, Refusal, Spot, ambiguous, claims, namespace_allowed, refusals,
-    target_namespace,
+    Claim, PipelineState, PipelineView, Place, Spot, claims, namespace_allowed, refusals, target_namespace,
 };
 
 use super::index::Index;
 use super::observe::ObservedRelease;
+use super::standing::{Basis, Examined, Snapshot, Standing, Version};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ValidateError {
     #[error("{0} has no uid: it did not come from an API server")]
     NoUid(String),
-}
-
-/// What keeps a pipeline from shipping; nothing if it is sound.
-#[derive(Debug, Default)]
-pub struct Standing {
-    pub refusals: Vec<Refusal>,
-    pub ambiguous_with: Vec<String>,
-}
-
-impl Standing {
-    /// One line, or none if it ships.
-    pub fn refused(&self) -> Option<String> {
-        (!self.refusals.is_empty()).then(|| self.refusals.iter().map(Refusal::to_string).collect::<Vec<_>>().join("; "))
-    }
 }
 
 /// Whether an environment lets pipelines of `namespace` act on `target`.
@@ -54,37 +40,65 @@ fn full_name(pipeline: &Pipeline) -> String {
     format!("{}/{}", pipeline.namespace().unwrap_or_default(), pipeline.name_any())
 }
 
-/// The standing of all pipelines, by `namespace/name`.
-pub fn standings(index: &Index, pipelines: &[Arc<Pipeline>]) -> BTreeMap<String, Standing> {
-    let metrics: BTreeMap<String, MetricsSource> =
-        index.environments.state().iter().map(|e| (e.name_any(), e.spec.metrics.clone())).collect();
-    let claimed: BTreeMap<String, BTreeSet<Claim>> = pipelines
-        .iter()
-        .filter(|p| p.metadata.deletion_timestamp.is_none())
-        .map(|p| (full_name(p), claims_of(index, p)))
-        .collect();
-    let mut standings = BTreeMap::new();
-    for pipeline in pipelines {
-        let name = full_name(pipeline);
-        let mut refusals = refusals(&pipeline.name_any(), &pipeline.spec, Some(&metrics));
-        let nothing = BTreeSet::new();
-        let mine = claimed.get(&name).unwrap_or(&nothing);
-        let ambiguous_with = ambiguous(&name, mine, claimed.iter().map(|(n, c)| (n.as_str(), c)));
-        if !ambiguous_with.is_empty() {
-            refusals.push(Refusal::AmbiguousPipelines { others: ambiguous_with.join(", ") });
-        }
-        standings.insert(name, Standing { refusals, ambiguous_with });
+/// An object's version as far as its spec goes.
+fn version<K: Resource>(object: &K) -> Version {
+    Some((object.meta().uid.clone(), object.meta().generation.map(|g| g.to_string())))
+}
+
+fn basis(index: &Index, pipeline: &Pipeline) -> Basis {
+    let namespace = index.namespaces.get(&ObjectRef::new(&pipeline.namespace().unwrap_or_default()));
+    let named = pipeline.spec.stages.iter().flat_map(|s| &s.environments);
+    Basis {
+        pipeline: version(pipeline),
+        deleting: pipeline.metadata.deletion_timestamp.is_some(),
+        // Labels are metadata: they leave the generation as it is.
+        namespace: namespace.map(|n| (n.uid(), n.resource_version())),
+        environments: named
+            .map(|name| index.environments.get(&ObjectRef::new(name)).and_then(|e| version(e.as_ref())))
+            .collect(),
     }
-    standings
+}
+
+fn examine(index: &Index, pipeline: &Pipeline) -> Examined {
+    let named = pipeline.spec.stages.iter().flat_map(|s| &s.environments);
+    let metrics: BTreeMap<String, MetricsSource> = named
+        .filter_map(|name| index.environments.get(&ObjectRef::new(name)))
+        .map(|e| (e.name_any(), e.spec.metrics.clone()))
+        .collect();
+    let going = pipeline.metadata.deletion_timestamp.is_some();
+    Examined {
+        refusals: refusals(&pipeline.name_any(), &pipeline.spec, Some(&metrics)),
+        claims: if going { BTreeSet::new() } else { claims_of(index, pipeline) },
+    }
+}
+
+/// What keeps this pipeline from shipping.
+pub fn standing(index: &Index, pipeline: &Pipeline) -> Arc<Standing> {
+    let name = full_name(pipeline);
+    let mut snapshot = standings(index);
+    if !snapshot.knows(&name, &basis(index, pipeline)) {
+        // The store is a moment ahead of the word that it changed. What is not examined must not pass for sound.
+        index.standings.changed();
+        snapshot = standings(index);
+    }
+    snapshot.of(&name).unwrap_or_default()
+}
+
+/// All standings, as of the last change.
+fn standings(index: &Index) -> Arc<Snapshot> {
+    let present = || {
+        let all = index.pipelines.state();
+        all.into_iter().map(|pipeline| (full_name(&pipeline), basis(index, &pipeline), pipeline)).collect::<Vec<_>>()
+    };
+    index.standings.now(present, |pipeline| examine(index, pipeline))
 }
 
 /// The pipelines as the planner of events takes them.
 pub fn views<'a>(index: &Index, pipelines: &'a [Arc<Pipeline>]) -> Vec<PipelineView<'a>> {
-    let mut standings = standings(index, pipelines);
     pipelines
         .iter()
         .filter_map(|pipeline| {
-            let standing = standings.remove(&full_name(pipeline)).unwrap_or_default();
+            let standing = standing(index, pipeline);
             let metadata = &pipeline.metadata;
             Some(PipelineView {
                 namespace: metadata.namespace.as_deref()?,
@@ -93,7 +107,7 @@ pub fn views<'a>(index: &Index, pipelines: &'a [Arc<Pipeline>]) -> Vec<PipelineV
                 spec: &pipeline.spec,
                 deleting: metadata.deletion_timestamp.is_some(),
                 refused: standing.refused(),
-                ambiguous_with: standing.ambiguous_with,
+                ambiguous_with: standing.ambiguous_with.clone(),
             })
         })
         .collect()
@@ -130,13 +144,10 @@ pub fn release(index: &Index, observed: &ObservedRelease) -> Result<Surroundings
         // Deleted and made anew under its name: another pipeline.
         Some(pipeline) if pipeline.uid().as_deref() != Some(release.spec.pipeline_uid.as_str()) => PipelineState::Going,
         None => PipelineState::Going,
-        Some(pipeline) => {
-            let mut standings = standings(index, &index.pipelines.state());
-            match standings.remove(&full_name(pipeline)).and_then(|s| s.refused()) {
-                Some(why) => PipelineState::Refused(why),
-                None => PipelineState::Present,
-            }
-        }
+        Some(pipeline) => match standing(index, pipeline).refused() {
+            Some(why) => PipelineState::Refused(why),
+            None => PipelineState::Present,
+        },
     };
     Ok(Surroundings { environments, pipeline })
 }
@@ -154,5 +165,47 @@ pub fn spoke(environment: &Environment) -> Result<(), String> {
         Some(condition) if condition.status == "True" => Ok(()),
         Some(condition) => Err(condition.message.clone()),
         None => Err("its spoke has not reported yet".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use futures::future::join_all;
+    use serde_json::json;
+    use tokio::sync::mpsc;
+
+    use super::super::standing::Standings;
+    use super::*;
+    use crate::memory::{objects, server};
+
+    #[tokio::test]
+    async fn a_pipeline_that_comes_into_sight_is_examined_before_it_counts_as_sound() {
+        let spec = json!({
+            "images": [], "workload": {"name": "portal"}, "service": "portal", "route": {"httpRoute": "portal"},
+            "stages": [{"name": "one", "environments": ["nowhere"]}], "objectives": []
+        });
+        let object = |name: &str| {
+            let metadata = json!({"name": name, "namespace": "shop", "uid": name, "generation": 1});
+            json!({"apiVersion": "tidegate.io/v1alpha1", "kind": "Pipeline", "metadata": metadata, "spec": spec.clone()})
+        };
+        let (client, _written) = server(objects(&[object("portal")]));
+        let (keys, _work) = mpsc::channel(1024);
+        let (index, watches) = Index::open(&client, &keys);
+        assert!(standings(&index).of("shop/portal").is_none(), "nothing is listed yet");
+        let mut watches = join_all(watches);
+        for _ in 0..1000 {
+            assert!((&mut watches).now_or_never().is_none(), "the watches ended");
+            tokio::task::yield_now().await;
+        }
+        let refused = standings(&index).of("shop/portal").and_then(|s| s.refused());
+        assert!(refused.is_some_and(|why| why.contains("nowhere")), "the change was told");
+        // As between a store's change and the word of it.
+        let mut behind = index.clone();
+        behind.standings = Standings::default();
+        behind.standings.now(Vec::<(String, Basis, ())>::new, |()| Examined::default());
+        assert!(standings(&behind).of("shop/portal").is_none());
+        let pipeline = index.pipeline("shop", "portal").unwrap();
+        assert!(standing(&behind, &pipeline).refused().is_some());
     }
 }

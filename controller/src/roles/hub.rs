@@ -94,13 +94,12 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let worker = hub.clone();
     tasks.spawn(async move {
         // Nothing is decided from a store that is not filled yet.
-        if worker.index.ready().await {
-            queue::run(keys, args.concurrency.max(1), move |key| {
-                let hub = worker.clone();
-                async move { hub.reconcile(&key).await }
-            })
-            .await;
-        }
+        worker.index.ready().await;
+        queue::run(keys, args.concurrency.max(1), move |key| {
+            let hub = worker.clone();
+            async move { hub.reconcile(&key).await }
+        })
+        .await;
         "queue"
     });
     let sweeper = hub.clone();

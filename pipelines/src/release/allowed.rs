@@ -83,16 +83,22 @@ pub fn claims(spec: &PipelineSpec, pipeline_namespace: &str, allowed: impl Fn(&s
         .collect()
 }
 
-/// The pipelines (`namespace/name`) of `all` that claim what `mine` claims.
+/// Of the pipelines (`namespace/name`) that claim what another claims too, these others, in order of their names. In
+/// one pass over all claims: the pipelines are not held against each other.
 pub fn ambiguous<'a>(
-    me: &str,
-    mine: &BTreeSet<Claim>,
     all: impl IntoIterator<Item = (&'a str, &'a BTreeSet<Claim>)>,
-) -> Vec<String> {
-    all.into_iter()
-        .filter(|(name, theirs)| *name != me && !mine.is_disjoint(theirs))
-        .map(|(name, _)| name.to_owned())
-        .collect()
+) -> BTreeMap<&'a str, BTreeSet<&'a str>> {
+    let mut claimants: BTreeMap<&Claim, Vec<&str>> = BTreeMap::new();
+    for (name, claims) in all {
+        claims.iter().for_each(|claim| claimants.entry(claim).or_default().push(name));
+    }
+    let mut found: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for rivals in claimants.into_values().filter(|names| names.len() > 1) {
+        for &me in &rivals {
+            found.entry(me).or_default().extend(rivals.iter().filter(|&&other| other != me));
+        }
+    }
+    found
 }
 
 #[cfg(test)]
