@@ -7,10 +7,12 @@ mod deleted;
 mod doors;
 mod events;
 mod github;
+mod grace;
 mod hands;
 mod keys;
 mod outage;
 mod refused;
+mod rotation;
 mod takeover;
 
 use crate::case::Case;
@@ -39,6 +41,15 @@ pub fn cases() -> Vec<Case> {
         Case::new("must_hold::gateway_away", outage::gateway).beside_another().slow(),
         Case::new("must_hold::prometheus_away", outage::prometheus).beside_another().slow(),
         Case::new("must_hold::a_second_spoke_takes_over_and_the_first_ones_late_write_is_refused", takeover::takeover),
+        // After a case that ends with something promoted, or it has to ship first.
+        Case::new(
+            "must_hold::what_is_stable_outlasts_its_quarantine_for_a_grace_and_nothing_else_does",
+            grace::quarantine,
+        ),
+        Case::new(
+            "must_hold::the_guards_certificate_and_its_authority_are_rotated_without_a_gap",
+            rotation::without_a_gap,
+        ),
         Case::new("must_hold::an_autoscaler_is_held_and_given_back", autoscaler::held_and_given_back).slow(),
         Case::new("must_hold::finished_objects_cause_no_writes", refused::idle),
     ]

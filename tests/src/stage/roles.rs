@@ -12,7 +12,8 @@ use crate::rig::process::Spec;
 
 const LIMIT: Duration = Duration::from_secs(60);
 pub const DOORS_PORT: u16 = 8443;
-const GUARD_PORT: u16 = 9443;
+pub const GUARD_PORT: u16 = 9443;
+pub const GUARD_TELEMETRY: u16 = 9444;
 
 /// The product's binary and how each role of it is called on this fleet.
 pub struct Roles {
@@ -63,15 +64,19 @@ impl Roles {
 
     /// Points each environment's API server at its guard. Done once the guards answer, or nothing gets in.
     pub async fn install_webhooks(&self, fleet: &Fleet) -> Result<()> {
-        let ca = text(&fleet.ca_pem);
         for environment in &fleet.environments {
-            let cluster = &environment.cluster;
-            let kubeconfig = text(&cluster.kubeconfig_for(ADMIN)?);
-            let url = format!("https://{}:{GUARD_PORT}/admission", cluster.address);
-            let args =
-                ["install", "--kubeconfig", &kubeconfig, "--role", "guard", "--webhook-ca", &ca, "--webhook-url", &url];
-            self.run(&args).await.with_context(|| format!("webhook of {}", cluster.name))?;
+            self.install_webhook(&environment.cluster, &fleet.ca_pem).await?;
         }
+        Ok(())
+    }
+
+    /// Points an API server at its guard, whose certificate must be of an authority in this file.
+    pub async fn install_webhook(&self, cluster: &Cluster, authorities: &Path) -> Result<()> {
+        let kubeconfig = text(&cluster.kubeconfig_for(ADMIN)?);
+        let (ca, url) = (text(authorities), format!("https://{}:{GUARD_PORT}/admission", cluster.address));
+        let args =
+            ["install", "--kubeconfig", &kubeconfig, "--role", "guard", "--webhook-ca", &ca, "--webhook-url", &url];
+        self.run(&args).await.with_context(|| format!("webhook of {}", cluster.name))?;
         Ok(())
     }
 
@@ -79,7 +84,7 @@ impl Roles {
         self.start_doors(fleet).await?;
         self.start_hub(fleet).await?;
         for environment in &fleet.environments {
-            self.start_guard(fleet, &environment.cluster).await?;
+            self.start_guard(fleet, &environment.cluster, &[]).await?;
             self.start_spoke(fleet, &environment.cluster).await?;
         }
         Ok(())
@@ -100,16 +105,23 @@ impl Roles {
         self.up(fleet, &fleet.hub, spec, 9442).await
     }
 
-    async fn start_guard(&self, fleet: &Fleet, cluster: &Cluster) -> Result<()> {
+    /// Ends the guard and starts it with further arguments; in between its API server lets no pod in.
+    pub async fn restart_guard(&self, fleet: &Fleet, cluster: &Cluster, more: &[&str]) -> Result<()> {
+        fleet.stop(&cluster.part("guard")).await?;
+        self.start_guard(fleet, cluster, more).await?;
+        self.guard_ready(fleet, cluster).await
+    }
+
+    async fn start_guard(&self, fleet: &Fleet, cluster: &Cluster, more: &[&str]) -> Result<()> {
         let (cert, key) = certificate(fleet, cluster, "guard")?;
-        let spec = self.spec(cluster, "guard", "tidegate-guard", 9443 + 1)?.args([
+        let spec = self.spec(cluster, "guard", "tidegate-guard", GUARD_TELEMETRY)?.args([
             format!("--environment={}", cluster.name),
             format!("--listen={}", SocketAddr::new(IpAddr::V4(cluster.address), GUARD_PORT)),
             format!("--tls-cert={}", cert.display()),
             format!("--tls-key={}", key.display()),
         ]);
         // Ready only when the mirror has brought a policy: awaited later.
-        fleet.processes.start(spec).await
+        fleet.processes.start(spec.args(more.iter().copied())).await
     }
 
     async fn start_spoke(&self, fleet: &Fleet, cluster: &Cluster) -> Result<()> {
@@ -143,11 +155,14 @@ impl Roles {
     /// Waits until every guard says that it can answer.
     pub async fn guards_ready(&self, fleet: &Fleet) -> Result<()> {
         for environment in &fleet.environments {
-            let cluster = &environment.cluster;
-            let url = format!("http://{}:9444/readyz", cluster.address);
-            fleet.processes.await_ready(&cluster.part("guard"), LIMIT, || answers(url.clone())).await?;
+            self.guard_ready(fleet, &environment.cluster).await?;
         }
         Ok(())
+    }
+
+    async fn guard_ready(&self, fleet: &Fleet, cluster: &Cluster) -> Result<()> {
+        let url = format!("http://{}:{GUARD_TELEMETRY}/readyz", cluster.address);
+        fleet.processes.await_ready(&cluster.part("guard"), LIMIT, || answers(url.clone())).await
     }
 
     fn spec(&self, cluster: &Cluster, role: &str, account: &str, telemetry: u16) -> Result<Spec> {
@@ -172,10 +187,15 @@ async fn answers(url: String) -> bool {
 
 fn certificate(fleet: &Fleet, cluster: &Cluster, role: &str) -> Result<(PathBuf, PathBuf)> {
     let issued = fleet.authority.issue(&[&cluster.address.to_string()])?;
-    let (cert, key) = (cluster.dir.join(format!("{role}.crt")), cluster.dir.join(format!("{role}.key")));
+    let (cert, key) = certificate_files(cluster, role);
     std::fs::write(&cert, issued.certificate)?;
     std::fs::write(&key, issued.key)?;
     Ok((cert, key))
+}
+
+/// From which a role that serves on this cluster reads its certificate and its key.
+pub fn certificate_files(cluster: &Cluster, role: &str) -> (PathBuf, PathBuf) {
+    (cluster.dir.join(format!("{role}.crt")), cluster.dir.join(format!("{role}.key")))
 }
 
 fn text(path: &Path) -> String {
