@@ -98,8 +98,7 @@ async fn denied(stage: &Stage, published: &Published) -> Result<String> {
     Ok(reasons.first().cloned().unwrap_or_default())
 }
 
-pub const INTRUDER: &str =
-    "older image, command, bare pod with the Service's labels, forged owner: refused; scaling and restart work";
+pub const INTRUDER: &str = "older image, command, bare pod with the Service's labels, forged owner, a ReplicaSet scaled up: refused; scaling and restart work";
 
 /// Somebody who is no deployer.
 pub async fn intruder(stage: &Stage, environment: &str, older: &Published) -> Result<Seen> {
@@ -116,6 +115,7 @@ pub async fn intruder(stage: &Stage, environment: &str, older: &Published) -> Re
     forged["metadata"]["labels"] = json!({"app": APP});
     forged["metadata"]["ownerReferences"] = json!([owner(cluster).await?]);
     refused(cluster, "sam", &forged).await?;
+    older_template_refused(cluster).await?;
 
     let restart = json!({"spec": {"template": {"metadata": {"annotations": {
         "kubectl.kubernetes.io/restartedAt": crate::rig::now().to_string()
@@ -123,7 +123,20 @@ pub async fn intruder(stage: &Stage, environment: &str, older: &Published) -> Re
     change(cluster, &restart).await.map_err(|error| error.context("rollout restart"))?;
     change(cluster, &json!({"spec": {"replicas": 5}})).await.map_err(|error| error.context("scaling up"))?;
     change(cluster, &json!({"spec": {"replicas": 4}})).await.map_err(|error| error.context("scaling down"))?;
-    Ok(Seen::that(format!("4 refused in {environment}; restart and scaling done")))
+    Ok(Seen::that(format!("5 refused in {environment}; restart and scaling done")))
+}
+
+/// A ReplicaSet that is scaled up past its Deployment brings its template back, however old.
+async fn older_template_refused(cluster: &Cluster) -> Result<()> {
+    use k8s_openapi::api::apps::v1::ReplicaSet;
+    let api: Api<ReplicaSet> = Api::namespaced(cluster.client_for("sam").await?, APP);
+    let set = owner(cluster).await?["name"].as_str().unwrap_or_default().to_owned();
+    let patch = Patch::Merge(json!({"spec": {"replicas": 40}}));
+    match api.patch_scale(&set, &PatchParams::default(), &patch).await {
+        Ok(_) => bail!("{}: the ReplicaSet {set} was scaled up", cluster.name),
+        Err(error) if error.to_string().contains("guard.tidegate.io") => Ok(()),
+        Err(error) => bail!("{}: scaling {set} was refused, but not by the guard: {error:#}", cluster.name),
+    }
 }
 
 /// A reference to a ReplicaSet that lives, as a controller would write it.

@@ -53,7 +53,15 @@ pub fn questions(review: &Review) -> Questions {
             Questions { images: changed, deployer_for, ..Questions::default() }
         }
         Subject::Workload { kind, new, old } => match old {
-            Some(old) if !changed(&old.raw, &new.raw) => Questions::default(),
+            // An older template is a Deployment's to bring back, which needs a deployer; whoever scales its
+            // ReplicaSet up would bring it back as well.
+            Some(old) if !changed(&old.raw, &new.raw) => Questions {
+                deployer_for: (new.replicas > old.replicas
+                    && old.of_deployment
+                    && !is_controller(&review.user, Some(kind)))
+                .then_some("scaling up a ReplicaSet that a Deployment made"),
+                ..Questions::default()
+            },
             _ => Questions {
                 images: images(&new.pod),
                 warn_only: true,

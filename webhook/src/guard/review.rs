@@ -7,6 +7,9 @@ use kube::core::DynamicObject;
 use kube::core::admission::{AdmissionRequest, Operation};
 use serde_json::Value;
 
+/// What the deployment controller writes into the labels and the selector of each ReplicaSet that it makes.
+pub const TEMPLATE_HASH: &str = "pod-template-hash";
+
 /// One admission request about something that runs, or will run, images.
 #[derive(Clone, Debug)]
 pub struct Review {
@@ -42,6 +45,10 @@ pub struct Object {
     pub pod: PodSpec,
     /// `{metadata, spec}` of the pod as sent: comparisons see fields that our types do not know.
     pub raw: Value,
+    /// How many pods it asks for; 1 where it does not say.
+    pub replicas: i64,
+    /// A ReplicaSet whose selector, which nobody can change, says that a Deployment made it.
+    pub of_deployment: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -62,6 +69,9 @@ impl Object {
     pub fn read(kind: &str, value: Value) -> Result<Self, ReviewError> {
         let unreadable = |reason: String| ReviewError::Unreadable { kind: kind.to_owned(), reason };
         let metadata: ObjectMeta = field(&value, "/metadata").map_err(unreadable)?;
+        let replicas = value.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(1);
+        let hash = value.pointer("/spec/selector/matchLabels").and_then(|labels| labels.get(TEMPLATE_HASH));
+        let of_deployment = kind == "ReplicaSet" && hash.is_some();
         let raw = match template_path(kind) {
             None => value,
             Some(path) => match value.pointer(path) {
@@ -74,7 +84,25 @@ impl Object {
             return Err(unreadable("its pod has no spec".to_owned()));
         }
         let pod = field(&raw, "/spec").map_err(unreadable)?;
-        Ok(Self { metadata, pod_metadata, pod, raw })
+        Ok(Self { metadata, pod_metadata, pod, raw, replicas, of_deployment })
+    }
+
+    /// From the `scale` of a ReplicaSet: its number alone, the template is not in it.
+    fn scaled(value: &Value) -> Result<Self, ReviewError> {
+        let unreadable = |reason: String| ReviewError::Unreadable { kind: "Scale".to_owned(), reason };
+        let metadata = field(value, "/metadata").map_err(unreadable)?;
+        let selector = value.pointer("/status/selector").and_then(Value::as_str).unwrap_or_default();
+        Ok(Self {
+            metadata,
+            pod_metadata: ObjectMeta::default(),
+            pod: PodSpec::default(),
+            raw: Value::Null,
+            // The API server leaves a zero out.
+            replicas: value.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0),
+            of_deployment: selector
+                .split(',')
+                .any(|one| one.split_once('=').is_some_and(|(key, _)| key == TEMPLATE_HASH)),
+        })
     }
 }
 
@@ -105,7 +133,10 @@ fn is_workload(group: &str, kind: &str) -> bool {
 
 impl Review {
     pub fn of(request: AdmissionRequest<DynamicObject>) -> Result<Self, ReviewError> {
-        let kind = request.kind.kind.clone();
+        let scales = request.resource.group == "apps"
+            && request.resource.resource == "replicasets"
+            && request.sub_resource.as_deref() == Some("scale");
+        let kind = if scales { "ReplicaSet".to_owned() } else { request.kind.kind.clone() };
         let namespace = request.namespace.clone().unwrap_or_default();
         let review = |subject| Review {
             title: title(&request, &kind, &namespace),
@@ -116,13 +147,13 @@ impl Review {
         };
         let is_pod = request.kind.group.is_empty() && kind == "Pod";
         let changes = matches!(request.operation, Operation::Create | Operation::Update);
-        if !changes || !(is_pod || is_workload(&request.kind.group, &kind)) {
+        if !changes || !(is_pod || scales || is_workload(&request.kind.group, &kind)) {
             return Ok(review(Subject::Passes));
         }
         let read = |object: &DynamicObject| {
             let value = serde_json::to_value(object)
                 .map_err(|error| ReviewError::Unreadable { kind: kind.clone(), reason: error.to_string() })?;
-            Object::read(&kind, value).map(Box::new)
+            if scales { Object::scaled(&value) } else { Object::read(&kind, value) }.map(Box::new)
         };
         let new = read(request.object.as_ref().ok_or(ReviewError::Missing("object"))?)?;
         let old = match (&request.operation, &request.old_object) {

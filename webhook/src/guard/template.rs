@@ -5,13 +5,14 @@
 use k8s_openapi::api::core::v1::PodSpec;
 use serde_json::{Map, Value};
 
+use super::review::TEMPLATE_HASH;
+
 /// The one annotation that anybody may set on a template: `kubectl rollout restart`.
 const RESTARTED_AT: &str = "kubectl.kubernetes.io/restartedAt";
 /// What the service account admission mounts into every container.
 const TOKEN_MOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// What the job controller adds to indexed jobs.
 const COMPLETION_INDEX: &str = "JOB_COMPLETION_INDEX";
-const TEMPLATE_HASH: &str = "pod-template-hash";
 
 /// An image and where in the pod it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -222,6 +222,56 @@ async fn a_template_is_a_deployers_to_change_and_anybodys_to_restart_or_scale() 
 }
 
 #[tokio::test]
+async fn an_older_template_is_not_brought_back_by_scaling_its_replica_set() {
+    let house = House::enforcing();
+    let spec = pod(&good(1));
+    let update = |user: &str, made_by_a_deployment: bool, from: i64, to: i64| {
+        let mut review = workload_update(user, "ReplicaSet", &spec, &spec);
+        for (object, replicas) in [("oldObject", from), ("object", to)] {
+            let hash = if made_by_a_deployment { json!({"pod-template-hash": "5d4"}) } else { json!({"app": "x"}) };
+            review["request"][object]["spec"]["selector"] = json!({"matchLabels": hash});
+            review["request"][object]["spec"]["replicas"] = json!(replicas);
+        }
+        review
+    };
+    let scale = |user: &str, made_by_a_deployment: bool, from: i64, to: i64| {
+        let mut review = update(user, made_by_a_deployment, from, to);
+        let selector = if made_by_a_deployment { "app=portal,pod-template-hash=5d4" } else { "app=portal" };
+        for (object, replicas) in [("oldObject", from), ("object", to)] {
+            let number = if replicas == 0 { json!({}) } else { json!({"replicas": replicas}) };
+            review["request"][object] = json!({"apiVersion": "autoscaling/v1", "kind": "Scale",
+                "metadata": {"name": "portal-1", "namespace": "portal"}, "spec": number,
+                "status": {"replicas": from, "selector": selector}});
+        }
+        review["request"]["kind"] = json!({"group": "autoscaling", "version": "v1", "kind": "Scale"});
+        review["request"]["resource"] = json!({"group": "apps", "version": "v1", "resource": "replicasets"});
+        review["request"]["subResource"] = json!("scale");
+        review
+    };
+    let autoscaler = "system:serviceaccount:kube-system:horizontal-pod-autoscaler";
+    for (user, made_by_a_deployment, from, to, allowed) in [
+        ("bob", true, 0, 4, false),
+        (autoscaler, true, 1, 4, false),
+        ("bob", true, 4, 0, true),
+        ("bob", true, 4, 4, true),
+        ("bob", false, 0, 4, true),
+        ("anna", true, 0, 4, true),
+        (DEPLOYMENTS, true, 0, 4, true),
+        ("system:kube-controller-manager", true, 0, 4, true),
+    ] {
+        for (by, review) in [
+            ("update", update(user, made_by_a_deployment, from, to)),
+            ("scale", scale(user, made_by_a_deployment, from, to)),
+        ] {
+            let answer = house.ask(&review).await;
+            let told = &answer.result.message;
+            assert_eq!(answer.allowed, allowed, "{by} {user} {made_by_a_deployment} {from} -> {to}: {told}");
+            assert!(allowed || told.contains("scaling up a ReplicaSet that a Deployment made"), "{told}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_replica_set_of_the_deployment_controller_carries_its_deployments_template() {
     let house = House::enforcing();
     house.deploy(&pod(&good(1)));
