@@ -56,7 +56,7 @@ pub enum Step {
     Renew,
     /// Look again after this long.
     Wait(Duration),
-    /// Stop writing anything, then exit; says why.
+    /// Stop writing anything; says why.
     StepDown(&'static str),
 }
 

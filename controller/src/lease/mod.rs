@@ -81,6 +81,12 @@ impl Candidate {
         self
     }
 
+    #[cfg(test)]
+    pub fn under(mut self, terms: Terms) -> Self {
+        self.terms = terms;
+        self
+    }
+
     pub fn identity(&self) -> &str {
         &self.identity
     }
@@ -99,7 +105,7 @@ impl Candidate {
         }
     }
 
-    /// Renews until leadership is lost; resolves with the reason. The process then exits.
+    /// Renews until leadership is lost; resolves with the reason.
     pub async fn keep(&mut self) -> &'static str {
         loop {
             tokio::time::sleep(self.terms.retry).await;

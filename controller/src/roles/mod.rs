@@ -4,6 +4,7 @@ pub mod doors;
 pub mod guard;
 pub mod hub;
 pub mod spoke;
+mod tenure;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
