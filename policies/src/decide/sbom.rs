@@ -13,10 +13,12 @@ pub(super) fn judge(check: &SbomCheck, subject: Subject<'_>, evidence: &Evidence
     };
     let mut accepted = Vec::new();
     let mut refused = Vec::new();
+    let mut unread = None;
     for verified in of_kind(evidence, Kind::Sbom, &check.attestors) {
         let sbom = match verified.content() {
             Content::Sbom(sbom) => sbom,
             Content::Unreadable { reason, .. } => {
+                unread.get_or_insert((verified, reason));
                 refused.push((verified, format!("cannot be read: {reason}")));
                 continue;
             }
@@ -33,6 +35,17 @@ pub(super) fn judge(check: &SbomCheck, subject: Subject<'_>, evidence: &Evidence
     if let (false, Some((_, sbom)), Some(first)) = (bans.is_empty(), accepted.first(), evidence.unavailable.first()) {
         // What could not be fetched may be the document that lists what is banned.
         return Finding::error(format!("{} lists nothing banned, but another document may: {first}", sbom.version()));
+    }
+    if let (false, Some((_, sbom)), Some((verified, reason))) = (bans.is_empty(), accepted.first(), unread) {
+        // Signed by whom the policy trusts and about this image: nobody can say that it lists nothing banned.
+        return Finding {
+            evidence: vec![verified.describe()],
+            ..Finding::fail(format!(
+                "{} lists nothing banned, but SBOM {} cannot be read ({reason}) and may: delete it, or attest it anew",
+                sbom.version(),
+                short(verified.source())
+            ))
+        };
     }
     if let Some((_, sbom)) = accepted.first() {
         return Finding::pass(

@@ -228,6 +228,20 @@ fn a_document_that_could_not_be_fetched_may_list_what_is_banned() {
 }
 
 #[test]
+fn a_document_that_cannot_be_read_may_list_what_is_banned() {
+    for (banned, expected) in [(true, Decision::Deny), (false, Decision::Allow)] {
+        let unreadable = Content::Unreadable { kind: Kind::Sbom, reason: "broken".into() };
+        let mut check = sbom_check(vec![]);
+        if !banned {
+            check.sbom_check.as_mut().unwrap().banned_packages.clear();
+        }
+        let evidence = found(vec![verified("builder", "id", unreadable), sbom("")]);
+        let verdict = decided(&policy(vec![check]), &evidence, None);
+        assert_eq!(verdict.decision, expected, "{}", verdict.summary());
+    }
+}
+
+#[test]
 fn an_sbom_about_another_image_or_of_another_format_does_not_do() {
     let text = format!(
         r#"{{"bomFormat":"CycloneDX","specVersion":"1.6","metadata":{{"component":{{"name":"portal","version":"{}"}}}}}}"#,
