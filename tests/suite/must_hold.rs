@@ -13,6 +13,7 @@ mod keys;
 mod outage;
 mod refused;
 mod rotation;
+mod stateful;
 mod takeover;
 
 use crate::case::Case;
@@ -50,6 +51,7 @@ pub fn cases() -> Vec<Case> {
             "must_hold::the_guards_certificate_and_its_authority_are_rotated_without_a_gap",
             rotation::without_a_gap,
         ),
+        Case::new("must_hold::a_stateful_sets_pods_come_back_by_the_revision_they_are_of", stateful::between_revisions),
         Case::new("must_hold::an_autoscaler_is_held_and_given_back", autoscaler::held_and_given_back).slow(),
         Case::new("must_hold::finished_objects_cause_no_writes", refused::idle),
     ]

@@ -13,9 +13,9 @@ use super::process::Spec;
 use super::{Cluster, audit};
 use crate::parts::Parts;
 
-/// Deployments, endpoints and what cleans up. Node lifecycle is left out: the test kubelet sends no heartbeats.
+/// Deployments, StatefulSets, endpoints and what cleans up. Node lifecycle is left out: the test kubelet sends no heartbeats.
 const ENVIRONMENT_CONTROLLERS: &str = "deployment-controller,replicaset-controller,endpointslice-controller,\
-     garbage-collector-controller,namespace-controller,disruption-controller,job-controller";
+     garbage-collector-controller,namespace-controller,disruption-controller,job-controller,statefulset-controller";
 const HUB_CONTROLLERS: &str = "garbage-collector-controller,namespace-controller";
 
 pub(super) fn etcd_url(hub: Ipv4Addr) -> String {

@@ -88,6 +88,7 @@ fn is_controller(user: &str, kind: Option<&str>) -> bool {
         ],
         Some("ReplicaSet") => &["deployment-controller"],
         Some("Job") => &["cronjob-controller"],
+        Some("ControllerRevision") => &["statefulset-controller", "daemon-set-controller"],
         Some(_) => &[],
     };
     !makers.is_empty() && (user == CONTROLLER_MANAGER || account.is_some_and(|name| makers.contains(&name)))

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use serde_json::Value;
 use tidegate_pipelines::api::{Rollout, VerdictDecision};
 use tidegate_policies::image::{ImageRef, ImageRefError};
 use tidegate_policies::model::Scope;
@@ -22,6 +23,9 @@ use super::stable;
 /// Different images of one pod that are looked at; each may cost a registry's answer.
 const MOST_IMAGES: usize = 64;
 const TOO_MANY: &str = "a pod with more than 64 different images is not looked at: split it";
+
+/// Which ControllerRevision a StatefulSet's pod is of.
+const REVISION: &str = "controller-revision-hash";
 
 /// Owners above a pod: ReplicaSet and Deployment, or Job and CronJob. More would be no built-in chain.
 const DEPTH: usize = 2;
@@ -172,13 +176,29 @@ impl Gatherer<'_> {
                 template: owner.template.clone(),
             });
             if nearest.is_none() {
-                nearest = Some((title, owner.template, owner.claims));
+                let template = match self.revision(review, object, &reference).await {
+                    Ok(revision) => revision.unwrap_or(owner.template),
+                    Err(why) => return Chain::Unknown(why),
+                };
+                nearest = Some((title, template, owner.claims));
             }
         }
         match (nearest, top) {
             (Some((owner, template, claims)), Some(top)) => Chain::Live { owner, template, claims, top },
             _ => Chain::None,
         }
+    }
+
+    /// The template of the revision that a StatefulSet's pod is of: below the partition, and until an update
+    /// has come to it, that is an older one than the StatefulSet's own.
+    async fn revision(&self, review: &Review, object: &Object, set: &OwnerReference) -> Result<Option<Value>, String> {
+        let label = object.pod_metadata.labels.as_ref().and_then(|labels| labels.get(REVISION));
+        let Some(name) = label.filter(|_| set.kind == "StatefulSet") else { return Ok(None) };
+        let read = self.cluster.owner(&review.namespace, "ControllerRevision", name);
+        let read = tokio::time::timeout(self.left(), read).await;
+        let found = read.map_err(|_| "no answer in time".to_owned())??;
+        let own = found.filter(|revision| revision.controller.as_ref().is_some_and(|owner| owner.uid == set.uid));
+        Ok(own.map(|revision| revision.template).filter(|template| template.get("spec").is_some_and(Value::is_object)))
     }
 
     fn left(&self) -> Duration {

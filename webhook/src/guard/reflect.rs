@@ -176,6 +176,7 @@ impl Cluster for KubeCluster {
         let (group, template) = match kind {
             "CronJob" => ("batch", "/spec/jobTemplate/spec/template"),
             "Job" => ("batch", "/spec/template"),
+            "ControllerRevision" => ("apps", "/data/spec/template"),
             "ReplicationController" => ("", "/spec/template"),
             _ => ("apps", "/spec/template"),
         };

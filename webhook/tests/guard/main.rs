@@ -5,6 +5,7 @@ mod ahead;
 mod house;
 mod odd;
 mod quarantine;
+mod revisions;
 mod unasked;
 
 use house::*;
