@@ -299,8 +299,10 @@ fn service_port(world: &World, namespace: &str, name: &str) -> Option<u16> {
 
 fn pods_of(world: &World, deployment: Option<&Deployment>) -> Vec<Arc<Pod>> {
     let Some(deployment) = deployment else { return vec![] };
-    let (namespace, name) = (deployment.namespace(), deployment.name_any());
-    world.pods.select(|pod| pod.metadata.namespace == namespace && pods::belongs_to(pod, &name))
+    let namespace = deployment.namespace();
+    let sets = world.replica_sets.select(|set| set.metadata.namespace == namespace);
+    let sets = pods::sets_of(deployment, &sets);
+    world.pods.select(|pod| pods::belongs_to(pod, deployment, &sets))
 }
 
 fn health(status: &RolloutStatus, baking: bool, stable: &[Arc<Pod>], canary: &[Arc<Pod>], seen: &SeenReady) -> Health {

@@ -4,23 +4,51 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::core::v1::{ContainerState, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::core::PartialObjectMeta;
 use tidegate_pipelines::api::names;
 use tidegate_pipelines::judge;
 use tidegate_pipelines::rollout::{Arm, PodTrouble};
 
-/// The ReplicaSet controller names a Deployment's sets `<deployment>-<template hash>`, and pods carry that hash. A
-/// bare pod that merely carries the labels has no such owner and is not counted.
-pub fn belongs_to(pod: &Pod, deployment: &str) -> bool {
-    let hash = pod.metadata.labels.as_ref().and_then(|l| l.get("pod-template-hash"));
-    let Some(hash) = hash else { return false };
-    let owner = format!("{deployment}-{hash}");
-    pod.metadata
-        .owner_references
-        .iter()
-        .flatten()
-        .any(|o| o.controller == Some(true) && o.kind == "ReplicaSet" && o.name == owner)
+/// A ReplicaSet's metadata: whose it is, and what it selects by.
+pub type ReplicaSetMeta = PartialObjectMeta<ReplicaSet>;
+
+const TEMPLATE_HASH: &str = "pod-template-hash";
+
+/// The one controller of an object, if it is of that kind.
+fn controller<'a>(of: &'a ObjectMeta, kind: &str) -> Option<&'a OwnerReference> {
+    let owners = of.owner_references.iter().flatten();
+    owners.into_iter().find(|o| o.controller == Some(true) && o.kind == kind && o.api_version == "apps/v1")
+}
+
+/// The ReplicaSets that live under this Deployment, with their template's hash by uid. A name proves nothing: whoever may
+/// make objects in the namespace chooses it, and a Deployment that was deleted leaves its name to the next.
+pub fn sets_of(deployment: &Deployment, sets: &[Arc<ReplicaSetMeta>]) -> BTreeMap<String, String> {
+    let Some(uid) = deployment.metadata.uid.as_deref().filter(|uid| !uid.is_empty()) else { return BTreeMap::new() };
+    let ours = |set: &&Arc<ReplicaSetMeta>| {
+        set.metadata.namespace == deployment.metadata.namespace
+            && controller(&set.metadata, "Deployment").is_some_and(|owner| owner.uid == uid)
+    };
+    let hashed = |set: &Arc<ReplicaSetMeta>| {
+        let hash = set.metadata.labels.as_ref()?.get(TEMPLATE_HASH)?.clone();
+        Some((set.metadata.uid.clone()?, hash))
+    };
+    sets.iter().filter(ours).filter_map(hashed).collect()
+}
+
+/// Whether one of these sets (see [`sets_of`]) controls the pod, and would keep it: a pod that its selector does not match
+/// is let go by the ReplicaSet's own controller, whatever owner it was made with.
+pub fn belongs_to(pod: &Pod, deployment: &Deployment, sets: &BTreeMap<String, String>) -> bool {
+    let Some(hash) = controller(&pod.metadata, "ReplicaSet").and_then(|owner| sets.get(&owner.uid)) else {
+        return false;
+    };
+    let has = |key: &str, value: &String| pod.metadata.labels.as_ref().and_then(|l| l.get(key)) == Some(value);
+    let selector = deployment.spec.as_ref().and_then(|s| s.selector.match_labels.as_ref());
+    pod.metadata.namespace == deployment.metadata.namespace
+        && has(TEMPLATE_HASH, hash)
+        && selector.into_iter().flatten().all(|(key, value)| has(key, value))
 }
 
 fn leaving(pod: &Pod) -> bool {
@@ -189,13 +217,82 @@ mod tests {
         json!({"startTime": "2026-01-01T00:00:00Z", "conditions": [{"type": "Ready", "status": value, "lastTransitionTime": at}]})
     }
 
+    fn deployment(name: &str, uid: &str) -> Deployment {
+        serde_json::from_value(json!({
+            "metadata": {"name": name, "namespace": "acme", "uid": uid},
+            "spec": {"selector": {"matchLabels": {"app": "portal"}}, "template": {}}
+        }))
+        .unwrap()
+    }
+
+    fn owner(kind: &str, name: &str, uid: &str) -> serde_json::Value {
+        json!({"apiVersion": "apps/v1", "kind": kind, "name": name, "uid": uid, "controller": true})
+    }
+
+    fn set(name: &str, uid: &str, owner: serde_json::Value) -> Arc<ReplicaSetMeta> {
+        let metadata = json!({
+            "name": name, "namespace": "acme", "uid": uid, "ownerReferences": [owner],
+            "labels": {"app": "portal", "pod-template-hash": "abc"}
+        });
+        Arc::new(serde_json::from_value(json!({ "metadata": metadata })).unwrap())
+    }
+
     #[test]
-    fn a_bare_pod_with_the_services_labels_belongs_to_no_arm() {
-        let mut bare = pod("x", json!({})).as_ref().clone();
-        assert!(belongs_to(&bare, "portal"));
-        assert!(!belongs_to(&bare, "portal-canary"));
-        bare.metadata.owner_references = None;
-        assert!(!belongs_to(&bare, "portal"));
+    fn a_forged_pod_belongs_to_no_arm() {
+        let (stable, canary) = (deployment("portal", "d-1"), deployment("portal-canary", "d-2"));
+        let sets = [
+            set("portal-abc", "s-1", owner("Deployment", "portal", "d-1")),
+            set("portal-canary-abc", "s-2", owner("Deployment", "portal-canary", "d-2")),
+            // Named after the Deployment, and not its own: of one that is gone, of nobody, of another kind.
+            set("portal-old", "s-3", owner("Deployment", "portal", "d-0")),
+            set("portal-job", "s-4", owner("CronJob", "portal", "d-1")),
+        ];
+        let arms = |pod: &Pod| {
+            let arm = |d: &Deployment| belongs_to(pod, d, &sets_of(d, &sets));
+            (arm(&stable), arm(&canary))
+        };
+        let made = |metadata: serde_json::Value| -> Pod {
+            let mut pod: Pod = serde_json::from_value(json!({ "metadata": metadata })).unwrap();
+            pod.metadata.name = Some("x".into());
+            pod.metadata.namespace.get_or_insert("acme".into());
+            pod
+        };
+        let labels = json!({"app": "portal", "pod-template-hash": "abc"});
+        let under = |owner: serde_json::Value| made(json!({"labels": labels, "ownerReferences": [owner]}));
+        let real = owner("ReplicaSet", "portal-abc", "s-1");
+        let mut minor = real.clone();
+        minor["controller"] = json!(false);
+        for (pod, expected, case) in [
+            (under(real.clone()), (true, false), "stable's own"),
+            (under(owner("ReplicaSet", "portal-canary-abc", "s-2")), (false, true), "the canary's own"),
+            (made(json!({"labels": labels})), (false, false), "bare, with the labels"),
+            (under(owner("ReplicaSet", "portal-abc", "u-9")), (false, false), "the set's name with a uid of nobody"),
+            (under(owner("ReplicaSet", "portal-old", "s-3")), (false, false), "of a Deployment that is gone"),
+            (
+                under(owner("ReplicaSet", "portal-job", "s-4")),
+                (false, false),
+                "of a set that a Deployment does not own",
+            ),
+            (under(owner("StatefulSet", "portal-abc", "s-1")), (false, false), "another kind under that uid"),
+            (under(minor), (false, false), "owned, but not controlled"),
+            (
+                made(json!({"labels": {"app": "portal", "pod-template-hash": "abd"}, "ownerReferences": [real]})),
+                (false, false),
+                "another template's hash",
+            ),
+            (
+                made(json!({"labels": {"app": "x", "pod-template-hash": "abc"}, "ownerReferences": [real]})),
+                (false, false),
+                "labels that the set does not select",
+            ),
+            (
+                made(json!({"namespace": "other", "labels": labels, "ownerReferences": [real]})),
+                (false, false),
+                "in another namespace",
+            ),
+        ] {
+            assert_eq!(arms(&pod), expected, "{case}");
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ use tidegate_policies::model::{Attestor as AttestorModel, TrustRoot as TrustRoot
 use super::cache::Cache;
 use super::httproute::HttpRoute;
 use super::last_words::LastWords;
+use super::pods::ReplicaSetMeta;
 use super::wake::Wakes;
 
 /// Caches of the kinds that a rollout touches or is decided by.
@@ -30,6 +31,8 @@ pub struct World {
     pub autoscalers: Cache<HorizontalPodAutoscaler>,
     pub routes: Cache<HttpRoute>,
     pub pods: Cache<Pod>,
+    /// Whose a pod is says its ReplicaSet. Metadata only.
+    pub replica_sets: Cache<ReplicaSetMeta>,
     pub verdicts: Cache<Verdict>,
     pub quarantines: Cache<Quarantine>,
     pub environments: Cache<Environment>,
@@ -72,6 +75,7 @@ impl World {
             autoscalers: cache!(),
             routes: cache!(),
             pods: cache!(),
+            replica_sets: cache!(),
             verdicts: cache!(),
             quarantines: cache!(),
             environments: cache!(),
@@ -92,6 +96,7 @@ impl World {
         self.autoscalers.ready().await;
         self.routes.ready().await;
         self.pods.ready().await;
+        self.replica_sets.ready().await;
         self.verdicts.ready().await;
         self.quarantines.ready().await;
         self.environments.ready().await;
