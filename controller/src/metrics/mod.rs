@@ -4,6 +4,7 @@
 mod preflight;
 pub mod prometheus;
 mod read;
+pub mod room;
 #[cfg(test)]
 mod tests;
 
@@ -56,6 +57,8 @@ pub enum MetricsError {
     Status { status: u16, text: String },
     #[error("metrics: answer is larger than {0} bytes")]
     TooLarge(usize),
+    #[error("metrics: the answers of one evaluation are larger than {0} bytes")]
+    TooMuch(usize),
     #[error("metrics: answer is not the Prometheus API's JSON: {0}")]
     Shape(String),
     #[error("metrics: the server says {kind}: {text}")]

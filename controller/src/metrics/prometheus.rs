@@ -2,6 +2,7 @@
 //! named error. Knows nothing of arms, objectives or judgement.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -9,8 +10,9 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tidegate_pipelines::judge::Batch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
+use super::room::{Rooms, Turn};
 use super::{MetricsError, MetricsPort, ReadRequest, preflight, read};
 
 /// One query may take so long; an evaluation is worth nothing much later.
@@ -18,12 +20,14 @@ const DEADLINE: Duration = Duration::from_secs(2);
 /// Some 300,000 samples. More is a selector that matches too much.
 const MOST_BYTES: usize = 8 << 20;
 
-/// Reads any server that speaks the Prometheus HTTP API. One per process: it keeps its connections.
+/// Reads any server that speaks the Prometheus HTTP API. One per process: it keeps its connections, and bounds what
+/// all evaluations hold.
 #[derive(Clone, Debug)]
 pub struct PrometheusClient {
     http: reqwest::Client,
     deadline: Duration,
     most_bytes: usize,
+    rooms: Arc<Rooms>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -52,8 +56,19 @@ pub struct Series {
     pub values: Vec<Sample>,
 }
 
-/// Seconds and the value as text.
-pub type Sample = (f64, String);
+/// One sample. A value that is no number becomes NaN, which the judge tells.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(from = "(f64, String)")]
+pub struct Sample {
+    pub at_ms: i64,
+    pub value: f64,
+}
+
+impl From<(f64, String)> for Sample {
+    fn from((seconds, value): (f64, String)) -> Self {
+        Sample { at_ms: (seconds * 1000.0).round() as i64, value: value.parse().unwrap_or(f64::NAN) }
+    }
+}
 
 impl PrometheusClient {
     pub fn new() -> Result<Self, MetricsError> {
@@ -64,7 +79,7 @@ impl PrometheusClient {
             .connect_timeout(DEADLINE)
             .build()
             .map_err(|e| MetricsError::Client(chain(&e)))?;
-        Ok(PrometheusClient { http, deadline: DEADLINE, most_bytes: MOST_BYTES })
+        Ok(PrometheusClient { http, deadline: DEADLINE, most_bytes: MOST_BYTES, rooms: Arc::default() })
     }
 
     #[cfg(test)]
@@ -73,16 +88,28 @@ impl PrometheusClient {
         self
     }
 
+    #[cfg(test)]
+    pub(crate) fn with_rooms(mut self, sizes: super::room::Sizes) -> Self {
+        self.rooms = Arc::new(Rooms::new(sizes));
+        self
+    }
+
+    /// An evaluation asks once for what it wants and once more for what depends on it: one deadline for both.
+    pub(super) async fn evaluation(&self) -> Turn<'_> {
+        self.rooms.turn(self.deadline * 3 / 2).await
+    }
+
     /// Raw samples of `selector` in the `range` up to `until`: an instant query of a range vector.
     pub async fn samples(
         &self,
+        turn: &Turn<'_>,
         base: &str,
         selector: &str,
         range: Duration,
         until: Timestamp,
     ) -> Result<Vec<Series>, MetricsError> {
         let query = format!("{selector}[{}ms]", range.as_millis().max(1));
-        let data: QueryData = self.post(base, "query", &[("query", &query), ("time", &seconds(until))]).await?;
+        let data: QueryData = self.post(turn, base, "query", &[("query", &query), ("time", &seconds(until))]).await?;
         if data.kind != "matrix" {
             return Err(MetricsError::Shape(format!("a {} where raw samples were asked for", data.kind)));
         }
@@ -92,19 +119,23 @@ impl PrometheusClient {
     /// Whether `selector` matches anything now.
     pub async fn matches(&self, base: &str, selector: &str, now: Timestamp) -> Result<bool, MetricsError> {
         let query = format!("count({selector})");
-        let data: QueryData = self.post(base, "query", &[("query", &query), ("time", &seconds(now))]).await?;
+        let turn = self.rooms.turn(self.deadline).await;
+        let data: QueryData = self.post(&turn, base, "query", &[("query", &query), ("time", &seconds(now))]).await?;
         Ok(!data.result.is_empty())
     }
 
     /// Names of the labels that series of `selector` had in the hour up to `now`. Empty: there are no such series.
     pub async fn label_names(&self, base: &str, selector: &str, now: Timestamp) -> Result<Vec<String>, MetricsError> {
         let start = now.checked_sub(jiff::SignedDuration::from_hours(1)).unwrap_or(now);
-        self.post(base, "labels", &[("match[]", selector), ("start", &seconds(start)), ("end", &seconds(now))]).await
+        let turn = self.rooms.turn(self.deadline).await;
+        let form = [("match[]", selector), ("start", &seconds(start)), ("end", &seconds(now))];
+        self.post(&turn, base, "labels", &form).await
     }
 
     /// A form in the body: a selector that names a thousand pods is too long for a URL.
     async fn post<T: DeserializeOwned>(
         &self,
+        turn: &Turn<'_>,
         base: &str,
         call: &str,
         form: &[(&str, &str)],
@@ -112,31 +143,50 @@ impl PrometheusClient {
         let url = format!("{}/api/v1/{call}", base.trim_end_matches('/'));
         let body = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
         let request = self.http.post(url).header("content-type", "application/x-www-form-urlencoded").body(body);
-        match timeout(self.deadline, self.exchange(request)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(MetricsError::Deadline(self.deadline.as_millis())),
+        let mut body = Vec::new();
+        let answer = match self.exchange(turn, request, &mut body).await {
+            Ok(status) => read_answer(status, &body),
+            Err(error) => Err(error),
+        };
+        if answer.is_err() {
+            turn.give_back(body.len());
         }
+        answer
     }
 
-    async fn exchange<T: DeserializeOwned>(&self, request: reqwest::RequestBuilder) -> Result<T, MetricsError> {
+    /// The status; what was read is in `body`, and the turn has room for it.
+    async fn exchange(
+        &self,
+        turn: &Turn<'_>,
+        request: reqwest::RequestBuilder,
+        body: &mut Vec<u8>,
+    ) -> Result<u16, MetricsError> {
         let unreachable = |e: reqwest::Error| MetricsError::Unreachable(chain(&e));
-        let mut response = request.send().await.map_err(unreachable)?;
+        let (began, before) = (Instant::now(), turn.waited());
+        // The wait for room lies between two reads, and moves both ends.
+        let ends = || turn.ends().min(began + self.deadline + turn.waited().saturating_sub(before));
+        let late = |_| MetricsError::Deadline(self.deadline.as_millis());
+        let mut response = timeout_at(ends(), request.send()).await.map_err(late)?.map_err(unreachable)?;
         let status = response.status();
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(unreachable)? {
+        while let Some(chunk) = timeout_at(ends(), response.chunk()).await.map_err(late)?.map_err(unreachable)? {
             if body.len() + chunk.len() > self.most_bytes {
                 return Err(MetricsError::TooLarge(self.most_bytes));
             }
+            if let Err(most) = turn.take(chunk.len()).await {
+                turn.give_back(chunk.len());
+                return Err(MetricsError::TooMuch(most));
+            }
             body.extend_from_slice(&chunk);
         }
-        read_answer(status.as_u16(), &body)
+        Ok(status.as_u16())
     }
 }
 
 #[async_trait]
 impl MetricsPort for PrometheusClient {
     async fn read(&self, request: &ReadRequest, now: Timestamp) -> Batch {
-        read::read(self, request, now).await
+        let turn = self.evaluation().await;
+        read::read(self, &turn, request, now).await
     }
 
     async fn preflight(&self, request: &ReadRequest, now: Timestamp) -> Result<Vec<String>, MetricsError> {

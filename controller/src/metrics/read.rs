@@ -11,6 +11,7 @@ use tidegate_pipelines::judge::selector::{self, Selector};
 use tidegate_pipelines::judge::{Batch, ObjectiveSamples, RawSeries, Reading};
 
 use super::prometheus::{PrometheusClient, Series};
+use super::room::Turn;
 use super::{MetricsError, ReadRequest};
 
 /// What the judge's recent window needs, whatever the watermark.
@@ -27,16 +28,37 @@ struct Asked {
 
 type Answers = BTreeMap<String, Result<Vec<Series>, MetricsError>>;
 
-pub(super) async fn read(client: &PrometheusClient, request: &ReadRequest, now: Timestamp) -> Batch {
+/// Whose answers, within which turn.
+#[derive(Clone, Copy)]
+struct Reader<'a, 'r> {
+    client: &'a PrometheusClient,
+    turn: &'a Turn<'r>,
+}
+
+impl Reader<'_, '_> {
+    async fn samples(
+        self,
+        base: &str,
+        query: &str,
+        range: Duration,
+        until: Timestamp,
+    ) -> Result<Vec<Series>, MetricsError> {
+        self.client.samples(self.turn, base, query, range, until).await
+    }
+}
+
+/// All at the same time: what does not answer in time is a line in the batch and takes nothing from the rest.
+pub(super) async fn read(client: &PrometheusClient, turn: &Turn<'_>, request: &ReadRequest, now: Timestamp) -> Batch {
+    let from = Reader { client, turn };
     let asked: Vec<Asked> = request.objectives.iter().map(|o| ask(o, &request.source)).collect();
     let arms = &request.arms;
     let pods: Vec<&str> = arms.stable.iter().chain(&arms.canary).map(|p| p.name.as_str()).collect();
     let range = range(request, now);
     let (objectives, up, gateway, history) = tokio::join!(
-        objectives(client, request, &asked, &pods, range, now),
-        up(client, request, &pods, range, now),
-        gateway(client, request, range, now),
-        history(client, request, &asked),
+        objectives(from, request, &asked, &pods, range, now),
+        up(from, request, &pods, range, now),
+        gateway(from, request, range, now),
+        history(from, request, &asked),
     );
     Batch { objectives, up, gateway, history, config_errors: vec![] }
 }
@@ -56,7 +78,7 @@ fn range(request: &ReadRequest, now: Timestamp) -> Duration {
 }
 
 async fn objectives(
-    client: &PrometheusClient,
+    from: Reader<'_, '_>,
     request: &ReadRequest,
     asked: &[Asked],
     pods: &[&str],
@@ -70,12 +92,12 @@ async fn objectives(
     }
     let base = &request.source.prometheus;
     let totals = asked.iter().filter_map(|a| a.total.as_ref().ok()).map(bound);
-    let mut answers = all(client, base, totals.collect(), range, until).await;
+    let mut answers = all(from, base, totals.collect(), range, until).await;
     // Errors are asked after the totals: they then know every scrape that those do. Most are a part of the total and
     // need no query at all.
     let errors = asked.iter().filter(|a| !errors_inside(a)).filter_map(|a| a.errors.as_ref().ok()).map(bound);
     let missing = errors.filter(|q| !answers.contains_key(q)).collect();
-    answers.extend(all(client, base, missing, range, until).await);
+    answers.extend(all(from, base, missing, range, until).await);
     let reading = |selector: &Result<Selector, String>, keep: &dyn Fn(&Series) -> bool| -> Reading {
         let selector = selector.as_ref().map_err(Clone::clone)?;
         reading(answers.get(&bound(selector)), keep, &|s| s.metric.get(&request.source.pod_label).cloned())
@@ -100,38 +122,32 @@ fn errors_inside(asked: &Asked) -> bool {
 
 /// Distinct queries, at the same time.
 async fn all(
-    client: &PrometheusClient,
+    from: Reader<'_, '_>,
     base: &str,
     queries: BTreeSet<String>,
     range: Duration,
     until: Timestamp,
 ) -> Answers {
     let one = async |query: String| {
-        let answer = client.samples(base, &query, range, until).await;
+        let answer = from.samples(base, &query, range, until).await;
         (query, answer)
     };
     join_all(queries.into_iter().map(one)).await.into_iter().collect()
 }
 
-async fn up(
-    client: &PrometheusClient,
-    request: &ReadRequest,
-    pods: &[&str],
-    range: Duration,
-    until: Timestamp,
-) -> Reading {
+async fn up(from: Reader<'_, '_>, request: &ReadRequest, pods: &[&str], range: Duration, until: Timestamp) -> Reading {
     if pods.is_empty() {
         return Ok(vec![]);
     }
     let source = &request.source;
     let namespace = selector::quoted(&request.namespace);
     let query = format!("up{{{}={namespace},{}}}", source.namespace_label, selector::pods_matcher(source, pods));
-    let answer = client.samples(&source.prometheus, &query, range, until).await;
+    let answer = from.samples(&source.prometheus, &query, range, until).await;
     reading(Some(&answer), &|_| true, &|s| s.metric.get(&source.pod_label).cloned())
 }
 
 async fn gateway(
-    client: &PrometheusClient,
+    from: Reader<'_, '_>,
     request: &ReadRequest,
     range: Duration,
     until: Timestamp,
@@ -141,7 +157,7 @@ async fn gateway(
         Ok(backends) => backends,
         Err(why) => return Some(ObjectiveSamples { total: Err(why.clone()), errors: Err(why) }),
     };
-    let answer = client.samples(&request.source.prometheus, &backends.query, range, until).await;
+    let answer = from.samples(&request.source.prometheus, &backends.query, range, until).await;
     let label = |s: &Series| s.metric.get(&gateway.service_label).cloned().unwrap_or_default();
     let backend = |s: &Series| {
         let value = label(s);
@@ -179,20 +195,17 @@ fn backends(gateway: &GatewayMetrics, request: &ReadRequest) -> Result<Backends,
     Ok(Backends { query: both.unbound(), stable: select(&stable)?, canary: select(&canary)? })
 }
 
-async fn history(client: &PrometheusClient, request: &ReadRequest, asked: &[Asked]) -> Option<Vec<ObjectiveSamples>> {
+/// Both ranges at once: there is one deadline, and the longer one may hang.
+async fn history(from: Reader<'_, '_>, request: &ReadRequest, asked: &[Asked]) -> Option<Vec<ObjectiveSamples>> {
     let until = request.history_until?;
     let pods: Vec<&str> = request.arms.stable.iter().map(|p| p.name.as_str()).collect();
-    let mut read = vec![];
-    for range in HISTORY {
-        read = objectives(client, request, asked, &pods, range, until).await;
-        if read.iter().all(|o| o.total.is_ok() && o.errors.is_ok()) {
-            break;
-        }
-    }
-    Some(read)
+    let of = |range: Duration| objectives(from, request, asked, &pods, range, until);
+    let (long, short) = tokio::join!(of(HISTORY[0]), of(HISTORY[1]));
+    let whole = long.iter().all(|o| o.total.is_ok() && o.errors.is_ok());
+    Some(if whole { long } else { short })
 }
 
-/// Series with their owner, times in milliseconds. A value that is no number becomes NaN, which the judge tells.
+/// Series with their owner.
 fn reading(
     answer: Option<&Result<Vec<Series>, MetricsError>>,
     keep: &dyn Fn(&Series) -> bool,
@@ -206,12 +219,11 @@ fn reading(
     let raw = |s: &Series| {
         let label = |name: &str| s.metric.get(name).map_or("", String::as_str);
         let of = owner(s)?;
-        let samples = s.values.iter().map(|(t, v)| ((t * 1000.0).round() as i64, v.parse().unwrap_or(f64::NAN)));
         Some(RawSeries {
             of,
             source: format!("{}|{}", label("job"), label("instance")),
             key: s.metric.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(","),
-            samples: samples.collect(),
+            samples: s.values.iter().map(|sample| (sample.at_ms, sample.value)).collect(),
         })
     };
     Ok(series.iter().filter(|s| keep(s)).filter_map(raw).collect())

@@ -23,8 +23,16 @@ struct Server {
 }
 
 /// Answers each call with what `answer(path, query)` gives; `None`: never.
-#[allow(clippy::disallowed_methods)] // the test's own server task
 async fn server(answer: impl Fn(&str, &str) -> Option<(u16, String)> + Send + Sync + 'static) -> Server {
+    halting(Duration::ZERO, answer).await
+}
+
+/// The same; the second half of each body comes so much later.
+#[allow(clippy::disallowed_methods)] // the test's own server task
+async fn halting(
+    halt: Duration,
+    answer: impl Fn(&str, &str) -> Option<(u16, String)> + Send + Sync + 'static,
+) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let (asked, answer) = (Asked::default(), Arc::new(answer));
@@ -42,7 +50,10 @@ async fn server(answer: impl Fn(&str, &str) -> Option<(u16, String)> + Send + Sy
                 let head =
                     format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
                 let _ = socket.write_all(head.as_bytes()).await;
-                let _ = socket.write_all(body.as_bytes()).await;
+                let (first, second) = body.as_bytes().split_at(body.len() / 2);
+                let _ = socket.write_all(first).await;
+                tokio::time::sleep(halt).await;
+                let _ = socket.write_all(second).await;
             });
         }
     });
@@ -232,4 +243,124 @@ async fn preflight_names_what_cannot_be_right() {
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].contains(told), "{found:?}");
     }
+}
+
+/// The counters of a second each up to now: the gateway's word is that the canary fails, whatever its pods would say.
+fn gateway_saw(canary_fails: bool) -> Option<(u16, String)> {
+    let one = |service: &str, code: &str, each: i64| {
+        let values: Vec<_> =
+            (0..30).map(|k| serde_json::json!([(NOW_MS / 1000 - 29 + k), (each * k).to_string()])).collect();
+        let labels: serde_json::Map<String, serde_json::Value> = backend(service, code)
+            .split(',')
+            .filter_map(|l| l.split_once('='))
+            .map(|(k, v)| (k.to_owned(), v.into()))
+            .collect();
+        serde_json::json!({"metric": labels, "values": values})
+    };
+    let bad = if canary_fails { 40 } else { 0 };
+    let result = [
+        one("portal-0", "200", 90),
+        one("portal-0", "502", 0),
+        one("portal-canary-1", "200", 50 - bad),
+        one("portal-canary-1", "502", bad),
+    ];
+    let body = serde_json::json!({"status": "success", "data": {"resultType": "matrix", "result": result}});
+    Some((200, body.to_string()))
+}
+
+struct At(Timestamp);
+
+impl crate::clock::Clock for At {
+    fn now(&self) -> Timestamp {
+        self.0
+    }
+}
+
+/// The judge's first answer in mid-canary, and how long it took.
+async fn judged(client: PrometheusClient, request: ReadRequest) -> (crate::spoke::evidence::Answer, Duration) {
+    use crate::spoke::evidence::{Question, judge};
+    use tidegate_pipelines::judge::{JudgeConfig, Scene, Watch};
+    let strategy = serde_json::from_value(serde_json::json!({"mask": "0s"})).unwrap();
+    let since = Timestamp::from_millisecond(NOW_MS - 60_000).ok();
+    let scene = Scene { arms: request.arms.clone(), watch: Watch::Canary { step: 1, since } };
+    let interval = request.source.scrape_interval;
+    let gateway = request.source.gateway.as_ref().map(|g| g.lag);
+    let config = JudgeConfig::new(&strategy, &request.objectives, 1.0, interval, gateway);
+    let (_asks, asked) = tokio::sync::watch::channel(Some(Question { config, scene, request }));
+    let (answers, mut answered) = tokio::sync::watch::channel(None);
+    let judging = judge(Arc::new(client), Arc::new(At(now())), asked, answers, Default::default());
+    let began = tokio::time::Instant::now();
+    tokio::select! {
+        () = judging => unreachable!("it asks as long as somebody listens"),
+        _ = answered.changed() => {}
+    }
+    let answer = answered.borrow().clone().unwrap();
+    (answer, began.elapsed())
+}
+
+#[tokio::test]
+async fn a_breach_that_the_gateway_sees_is_told_within_the_deadline_while_every_other_query_hangs() {
+    use tidegate_pipelines::judge::Decision;
+    let deadline = Duration::from_millis(400);
+    for (errors, case) in [(r#"x_total{code="500"}"#, "errors inside the total"), ("x_errors_total", "errors apart")] {
+        let server = server(|_, query| query.starts_with("traefik").then(|| gateway_saw(true)).flatten()).await;
+        let mut request = request(&server.url, "x_total", errors);
+        // The past hangs too.
+        request.history_until = Some(now());
+        let client = PrometheusClient::new().unwrap().bounded(deadline, 1 << 20);
+        let (answer, took) = judged(client, request).await;
+        let decision = &answer.assessment.decision;
+        assert!(matches!(decision, Decision::RollBack { .. }), "{case}: {:?}", answer.assessment);
+        assert!(took < deadline * 2, "{case}: {took:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_hangs_is_no_evidence_against_a_canary_that_the_gateway_finds_good() {
+    use tidegate_pipelines::judge::Decision;
+    let server = server(|_, query| query.starts_with("traefik").then(|| gateway_saw(false)).flatten()).await;
+    let client = PrometheusClient::new().unwrap().bounded(Duration::from_millis(200), 1 << 20);
+    let (answer, _) = judged(client, request(&server.url, "x_total", r#"x_total{code="500"}"#)).await;
+    assert_eq!(answer.assessment.decision, Decision::Continue);
+    assert!(answer.assessment.sight.both_arms().is_some(), "the gateway sees both: not blind");
+}
+
+#[tokio::test]
+async fn a_reading_that_waits_for_room_is_read_in_its_turn_and_not_late() {
+    let sizes = room::Sizes { at_once: 8, small: 1000, large_at_once: 1, large: 1 << 20 };
+    let deadline = Duration::from_millis(400);
+    // The rest comes after the room is there, and long after a deadline that did not know of the wait.
+    let server = halting(deadline * 13 / 4, |_, _| {
+        let labels = format!("pod=c-1,instance=i,job={}", "j".repeat(5_000));
+        matrix(&[(&labels, 1.0)])
+    })
+    .await;
+    let client = PrometheusClient::new().unwrap().bounded(deadline, 1 << 20).with_rooms(sizes);
+    let request = request(&server.url, "x_total", r#"x_total{code="500"}"#);
+    let held = client.evaluation().await;
+    held.take(2000).await.unwrap();
+    let (first, second, ()) = tokio::join!(client.read(&request, now()), client.read(&request, now()), async {
+        tokio::time::sleep(deadline * 3).await;
+        drop(held);
+    });
+    for batch in [first, second] {
+        assert_eq!(batch.objectives[0].total.as_ref().map(Vec::len), Ok(1));
+        assert_eq!(batch.up.as_ref().map(Vec::len), Ok(1));
+    }
+}
+
+#[tokio::test]
+async fn one_evaluation_holds_no_more_than_its_room() {
+    let sizes = room::Sizes { at_once: 8, small: 1000, large_at_once: 1, large: 12_000 };
+    let server = server(|_, _| {
+        let labels = format!("pod=c-1,instance=i,job={}", "j".repeat(5_000));
+        matrix(&[(&labels, 1.0)])
+    })
+    .await;
+    let client = PrometheusClient::new().unwrap().with_rooms(sizes);
+    let batch = client.read(&request(&server.url, "x_total", r#"x_total{code="500"}"#), now()).await;
+    let gateway = batch.gateway.unwrap();
+    let readings = [&batch.objectives[0].total, &batch.up, &gateway.total];
+    let refused: Vec<&String> = readings.iter().filter_map(|reading| reading.as_ref().err()).collect();
+    assert!(refused.len() == 1 && refused[0].contains("larger than 12000 bytes"), "{refused:?}");
 }

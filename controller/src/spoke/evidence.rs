@@ -68,7 +68,6 @@ pub async fn judge(
 ) {
     let mut state = state;
     let mut sight = state.watermark().unwrap_or_else(|| clock.now());
-    let mut preflight: Option<Vec<String>> = None;
     loop {
         let question = questions.borrow_and_update().clone();
         let Some(question) = question else {
@@ -79,22 +78,19 @@ pub async fn judge(
         };
         let now = clock.now();
         let before = question.scene.watch == Watch::Before;
-        if before || preflight.is_none() {
-            preflight = match port.preflight(&question.request, now).await {
-                Ok(errors) => Some(errors),
-                // Not to be told is no error of the pipeline's; blindness is counted elsewhere.
-                Err(error) if before => Some(vec![error.to_string()]),
-                Err(_) => None,
-            };
-        }
+        let wrong = match before {
+            true => port.preflight(&question.request, now).await.unwrap_or_else(|error| vec![error.to_string()]),
+            // Traffic moves already: nobody waits for what cannot be mended any more.
+            false => vec![],
+        };
         let mut request = question.request.clone();
         request.watermark = state.watermark();
         if state.phi.is_some() {
             request.history_until = None;
         }
         let mut batch = port.read(&request, now).await;
-        if before && let Some(errors) = &preflight {
-            for error in errors.iter().filter(|e| !batch.config_errors.contains(e)).cloned().collect::<Vec<_>>() {
+        for error in wrong {
+            if !batch.config_errors.contains(&error) {
                 batch.config_errors.push(error);
             }
         }
@@ -106,6 +102,8 @@ pub async fn judge(
         }
         let pause = pause(assessment.next_read_at, now, &question.config);
         let share = share(&batch, &question);
+        // Not kept over the pause: with many rollouts that is most of the memory.
+        drop(batch);
         let answer = Answer { watch: question.scene.watch, assessment, state: state.clone(), share, sight };
         if answers.send(Some(answer)).is_err() {
             return;
