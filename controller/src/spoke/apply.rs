@@ -182,6 +182,7 @@ impl Hand<'_> {
             rollout,
             reason,
             rules,
+            clock: self.clock,
             patience: lower::PATIENCE,
         };
         lower::to_zero(&self.api(seen), self.permit, &wanted, |written| self.world.routes.wrote(written)).await

@@ -12,7 +12,9 @@ use kube::Resource;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tidegate_pipelines::api::names;
-use tidegate_pipelines::rollout::{Odd, RouteDecision, RouteView, RuleView, RuleWeights};
+use tidegate_pipelines::rollout::{LoweredMark, Odd, RouteDecision, RouteView, RuleView, RuleWeights};
+
+use super::users_weights::UsersWeights;
 
 /// A route with everything that is in it; only the metadata are typed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -88,6 +90,8 @@ pub struct Route {
     stable: String,
     canary: String,
     has_annotations: bool,
+    /// What is remembered of the user's weights; none: the annotation is not there.
+    users: Option<UsersWeights>,
     /// Port that the route's stable ref names, where it names one.
     pub port: Option<u16>,
 }
@@ -99,6 +103,9 @@ fn is_service(backend: &Value, name: &str, namespace: &str) -> bool {
         && matches!(text("group"), None | Some(""))
         && text("namespace").is_none_or(|n| n == namespace)
 }
+
+/// Stable's weight where all requests are its own and nobody shares the rule ([`RuleView::total`]).
+const OURS: u32 = 100;
 
 /// Gateway API: an absent weight is 1.
 fn weight_of(backend: &Value) -> u32 {
@@ -177,9 +184,7 @@ impl Route {
             rollout: annotation(names::ROUTE_ROLLOUT).map(str::to_owned),
             decision: annotation(names::ROUTE_DECISION).and_then(RouteDecision::parse),
             promoting: annotation(names::ROUTE_PHASE) == Some("promoting"),
-            lowered: annotation(names::ROUTE_LOWERED)
-                .and_then(|text| text.split_once('/'))
-                .map(|(uid, reason)| (uid.to_owned(), reason.to_owned())),
+            lowered: annotation(names::ROUTE_LOWERED).and_then(LoweredMark::parse),
         };
         Route {
             view,
@@ -187,6 +192,7 @@ impl Route {
             stable: stable.to_owned(),
             canary: canary.to_owned(),
             has_annotations: annotations.is_some_and(|a| !a.is_empty()),
+            users: annotation(names::ROUTE_USERS_WEIGHTS).map(UsersWeights::parse),
             port: port.and_then(|p| u16::try_from(p).ok()),
         }
     }
@@ -232,20 +238,22 @@ impl Route {
     /// Weight 0 before `Promoting`: no resourceVersion (the data plane's status writes bump it all the
     /// time), only that this rollout drives the route and that promotion has not begun. Leaves the
     /// recorded decision and its epoch alone.
-    pub fn lower_to_zero(&self, rollout: &str, reason: &str, rules: &[RuleWeights]) -> Result<Patch, RouteError> {
+    pub fn lower_to_zero(&self, mark: &LoweredMark, rules: &[RuleWeights]) -> Result<Patch, RouteError> {
         let mut ops = vec![
-            test(&annotation_path(names::ROUTE_ROLLOUT), json!(rollout)),
+            test(&annotation_path(names::ROUTE_ROLLOUT), json!(mark.rollout)),
             // A missing member tests equal to null at the API server.
             test(&annotation_path(names::ROUTE_PHASE), Value::Null),
         ];
         self.weigh(rules, &mut ops)?;
-        ops.push(add(&annotation_path(names::ROUTE_LOWERED), json!(format!("{rollout}/{reason}"))));
+        ops.push(add(&annotation_path(names::ROUTE_LOWERED), json!(mark.to_string())));
         Ok(Patch(ops))
     }
 
-    /// Our annotations off; with `remove_canary_ref` our backendRef too (the pipeline is gone).
+    /// Our annotations off, the user's weights back; with `remove_canary_ref` our backendRef off too (the pipeline is
+    /// gone).
     pub fn clear(&self, version: &str, remove_canary_ref: bool) -> Patch {
         let mut ops = vec![test("/metadata/resourceVersion", json!(version))];
+        self.give_back(&mut ops);
         for place in self.places.iter().filter(|_| remove_canary_ref) {
             if place.stable.is_none() && !place.others {
                 continue;
@@ -262,12 +270,51 @@ impl Route {
             (names::ROUTE_DECISION, self.view.decision.is_some()),
             (names::ROUTE_PHASE, self.view.promoting),
             (names::ROUTE_LOWERED, self.view.lowered.is_some()),
+            (names::ROUTE_USERS_WEIGHTS, self.users.is_some()),
         ] {
             if present {
                 ops.push(remove(&annotation_path(key)));
             }
         }
         Patch(ops)
+    }
+
+    /// The rules in which stable stands alone with a canary without weight, with stable's place and weight there: the
+    /// only ones in which its weight can be changed without moving a request.
+    fn unshared(&self) -> impl Iterator<Item = (usize, usize, Option<u32>)> {
+        let idle = |rule: &&RuleView| !rule.foreign && rule.odd.is_none() && rule.canary_weight.unwrap_or(0) == 0;
+        self.view.rules.iter().filter(idle).filter_map(|rule| {
+            let place = self.places.iter().find(|p| p.rule == rule.rule)?;
+            let stable = place.stable?;
+            Some((rule.rule, stable, place.stable_ref.get("weight").map(|_| weight_of(&place.stable_ref))))
+        })
+    }
+
+    /// Stable's weight as it is before a write of ours. The first that was seen stays: what stands there later may be
+    /// ours. A weight that we would write ourselves needs no memory, and 0 is never given back: in a rule that moved
+    /// since it would cut everything off.
+    fn remember(&self, ops: &mut Vec<PatchOperation>) {
+        let mut users = self.users.clone().unwrap_or_default();
+        for (rule, _, weight) in self.unshared().filter(|(.., weight)| !matches!(weight, Some(0 | OURS))) {
+            users.0.entry(rule).or_insert(weight);
+        }
+        if !users.is_empty() && self.users.as_ref() != Some(&users) {
+            ops.push(add(&annotation_path(names::ROUTE_USERS_WEIGHTS), json!(users.to_string())));
+        }
+    }
+
+    /// Where stable still has the weight that we wrote and nothing else shares the rule.
+    fn give_back(&self, ops: &mut Vec<PatchOperation>) {
+        let Some(users) = &self.users else { return };
+        for (rule, stable, _) in self.unshared().filter(|(.., weight)| *weight == Some(OURS)) {
+            let Some(weight) = users.0.get(&rule).filter(|weight| **weight != Some(0)) else { continue };
+            let stable = format!("/spec/rules/{rule}/backendRefs/{stable}");
+            ops.push(test(&format!("{stable}/name"), json!(self.stable)));
+            ops.push(match weight {
+                Some(weight) => replace(&format!("{stable}/weight"), json!(weight)),
+                None => remove(&format!("{stable}/weight")),
+            });
+        }
     }
 
     fn guarded(&self, version: &str) -> Vec<PatchOperation> {
@@ -284,6 +331,7 @@ impl Route {
         if self.view.lowered.is_some() {
             ops.push(remove(&annotation_path(names::ROUTE_LOWERED)));
         }
+        self.remember(ops);
     }
 
     fn weigh(&self, rules: &[RuleWeights], ops: &mut Vec<PatchOperation>) -> Result<(), RouteError> {

@@ -46,6 +46,11 @@ fn decision() -> RouteDecision {
     RouteDecision { rollout: "u-1".into(), epoch: 2, n: 5 }
 }
 
+fn mark(rollout: &str, reason: &str) -> LoweredMark {
+    let at = "2026-11-22T10:00:00.123456Z".parse().ok();
+    LoweredMark { rollout: rollout.into(), reason: reason.into(), at }
+}
+
 fn adopt(route: &HttpRoute) -> HttpRoute {
     let rules: Vec<usize> = read(route).view.rules.iter().map(|r| r.rule).collect();
     apply(route, &read(route).adopt("7", &decision(), &rules)).unwrap()
@@ -125,14 +130,14 @@ fn a_raise_works_on_a_route_without_annotations() {
 #[test]
 fn lowering_needs_no_resource_version_but_the_same_rollout() {
     let raised = raise(&adopt(&plain()), 50);
-    let patch = read(&raised).lower_to_zero("u-1", "Judge", &at(&raised, 0)).unwrap();
+    let patch = read(&raised).lower_to_zero(&mark("u-1", "Judge"), &at(&raised, 0)).unwrap();
     let mut moved_on = raised.clone();
     moved_on.metadata.resource_version = Some("99".into());
     let after = read(&apply(&moved_on, &patch).unwrap()).view;
     assert!(after.stands_at(0));
     assert_eq!(after.decision, Some(decision()), "the recorded epoch is left alone");
-    assert_eq!(after.lowered, Some(("u-1".into(), "Judge".into())));
-    let other = read(&raised).lower_to_zero("u-2", "Judge", &at(&raised, 0)).unwrap();
+    assert_eq!(after.lowered, Some(mark("u-1", "Judge")));
+    let other = read(&raised).lower_to_zero(&mark("u-2", "Judge"), &at(&raised, 0)).unwrap();
     assert!(apply(&raised, &other).is_err(), "another rollout's route");
 }
 
@@ -142,7 +147,7 @@ fn lowering_is_refused_once_promoting_is_written() {
     let promoting = apply(&raised, &read(&raised).mark_promoting("7", &decision())).unwrap();
     assert!(read(&promoting).view.promoting);
     assert!(read(&promoting).view.stands_at(100), "the mark moves nothing");
-    let patch = read(&promoting).lower_to_zero("u-1", "Judge", &at(&promoting, 0)).unwrap();
+    let patch = read(&promoting).lower_to_zero(&mark("u-1", "Judge"), &at(&promoting, 0)).unwrap();
     assert!(apply(&promoting, &patch).is_err());
     assert!(read(&raise(&promoting, 0)).view.promoting, "the mark outlives weight writes");
     assert!(!read(&apply(&promoting, &read(&promoting).clear("7", false)).unwrap()).view.promoting);
@@ -151,7 +156,7 @@ fn lowering_is_refused_once_promoting_is_written() {
 #[test]
 fn a_later_raise_takes_the_mark_of_an_old_lowering_away() {
     let raised = raise(&adopt(&plain()), 50);
-    let patch = read(&raised).lower_to_zero("u-1", "Blind", &at(&raised, 0)).unwrap();
+    let patch = read(&raised).lower_to_zero(&mark("u-1", "Blind"), &at(&raised, 0)).unwrap();
     let lowered = apply(&raised, &patch).unwrap();
     assert_eq!(read(&raise(&lowered, 5)).view.lowered, None);
 }
@@ -205,7 +210,7 @@ fn lowering_works_on_a_rule_that_became_ambiguous_in_mid_canary() {
     let view = read(&raised).view;
     assert!(view.most() > 49.0 && view.odd().is_some());
     let rules: Vec<_> = view.rules.iter().map(|r| RuleWeights { rule: r.rule, stable: r.total(), canary: 0 }).collect();
-    let after = apply(&raised, &read(&raised).lower_to_zero("u-1", "Judge", &rules).unwrap()).unwrap();
+    let after = apply(&raised, &read(&raised).lower_to_zero(&mark("u-1", "Judge"), &rules).unwrap()).unwrap();
     let expected = [("portal".to_owned(), 100), ("portal-canary".to_owned(), 0), ("portal".to_owned(), 1)];
     assert_eq!(weights_in(&after, 1), expected);
     assert_eq!(read(&after).view.most(), 0.0);
@@ -218,7 +223,7 @@ fn lowering_gives_stable_the_place_of_a_canary_that_stands_alone() {
     let view = read(&raised).view;
     assert_eq!((view.most(), view.odd().map(|(code, _)| code)), (100.0, Some("StableNotInRule")));
     let rules: Vec<_> = view.rules.iter().map(|r| RuleWeights { rule: r.rule, stable: r.total(), canary: 0 }).collect();
-    let after = apply(&raised, &read(&raised).lower_to_zero("u-1", "Judge", &rules).unwrap()).unwrap();
+    let after = apply(&raised, &read(&raised).lower_to_zero(&mark("u-1", "Judge"), &rules).unwrap()).unwrap();
     assert_eq!(weights_in(&after, 1), [("portal".to_owned(), 50)]);
     assert_eq!(read(&after).view.most(), 0.0);
 }
@@ -247,11 +252,61 @@ fn the_parents_answer_counts_for_the_generation_it_was_given_for() {
 
 #[test]
 fn clearing_leaves_the_users_route_as_it_was() {
-    let raised = raise(&adopt(&plain()), 0);
-    let after = apply(&raised, &read(&raised).clear("7", true)).unwrap();
-    assert_eq!(after.metadata.annotations.clone().unwrap(), [("team".to_owned(), "records".to_owned())].into());
-    let refs = after.data["spec"]["rules"][1]["backendRefs"].as_array().unwrap();
-    assert_eq!(refs.len(), 1);
-    assert_eq!(refs[0]["name"], "portal");
-    assert_eq!(after.data["spec"]["rules"][0], plain().data["spec"]["rules"][0]);
+    let weighted = |weight: Value| {
+        let mut route = plain();
+        route.data["spec"]["rules"][1]["backendRefs"][0]["weight"] = weight;
+        route
+    };
+    let beside = route(
+        json!([{"backendRefs": [{"name": "other", "port": 80, "weight": 300}, {"name": "portal", "port": 80, "weight": 200}]}]),
+        json!({"team": "records"}),
+    );
+    for (before, case) in [
+        (plain(), "no weight"),
+        (weighted(json!(1)), "a weight of its own"),
+        (weighted(json!(100)), "our weight"),
+        (beside, "beside a foreign backend"),
+    ] {
+        // The whole walk, another leader's marks in the middle of it, and weight 0 by either way.
+        let raised = raise(&adopt(&raise(&raise(&adopt(&before), 2), 50)), 100);
+        let lowered = read(&raised).lower_to_zero(&mark("u-1", "Aborted.5"), &at(&raised, 0)).unwrap();
+        for zero in [raise(&raised, 0), apply(&raised, &lowered).unwrap()] {
+            let after = apply(&zero, &read(&zero).clear("7", true)).unwrap();
+            assert_eq!((after.data, after.metadata), (before.data.clone(), before.metadata.clone()), "{case}");
+            // Between rollouts our backendRef stays, without weight.
+            let kept = apply(&zero, &read(&zero).clear("7", false)).unwrap();
+            assert_eq!(kept.data, adopt(&before).data, "{case}");
+            assert_eq!(kept.metadata, before.metadata, "{case}");
+        }
+    }
+}
+
+#[test]
+fn a_users_weight_is_given_back_only_where_it_moves_no_request() {
+    let zero = raise(&raise(&adopt(&plain()), 50), 0);
+    type Change = fn(&mut Value);
+    let table: [(&str, Change, i64); 4] = [
+        ("stable has another weight by now", |refs| refs[0]["weight"] = json!(7), 7),
+        ("the canary has weight", |refs| refs[1]["weight"] = json!(5), 100),
+        ("somebody shares the rule", |refs| refs.as_array_mut().unwrap().push(json!({"name": "new", "port": 80})), 100),
+        ("stable stands there twice", |refs| refs.as_array_mut().unwrap().push(json!({"name": "portal"})), 100),
+    ];
+    for (case, change, expected) in table {
+        let mut touched = zero.clone();
+        change(&mut touched.data["spec"]["rules"][1]["backendRefs"]);
+        let after = apply(&touched, &read(&touched).clear("7", false)).unwrap();
+        assert_eq!(after.data["spec"]["rules"][1]["backendRefs"][0]["weight"], expected, "{case}");
+    }
+    // A rule that was cut off by its own weight; another may stand in its place by now.
+    let mut off = plain();
+    off.data["spec"]["rules"][1]["backendRefs"][0]["weight"] = json!(0);
+    let zero = raise(&raise(&adopt(&off), 50), 0);
+    let mut forged = zero.clone();
+    let annotations = forged.metadata.annotations.as_mut().unwrap();
+    annotations.insert(names::ROUTE_USERS_WEIGHTS.into(), "1=0".into());
+    for route in [zero, forged] {
+        let after = apply(&route, &read(&route).clear("7", false)).unwrap();
+        assert_eq!(after.data["spec"]["rules"][1]["backendRefs"][0]["weight"], 100);
+        assert!(!after.metadata.annotations.unwrap().contains_key(names::ROUTE_USERS_WEIGHTS));
+    }
 }

@@ -6,11 +6,12 @@ use std::time::Duration;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
 use tidegate_pipelines::api::names;
-use tidegate_pipelines::rollout::RuleWeights;
+use tidegate_pipelines::rollout::{LoweredMark, RuleWeights};
 use tokio::time::timeout;
 
 use super::apply::{ApplyError, called};
 use super::httproute::{HttpRoute, Route};
+use crate::clock::SharedClock;
 use crate::connect::{CallError, bounded};
 use crate::lease::Permit;
 
@@ -36,6 +37,8 @@ pub(super) struct Lowering<'a> {
     pub rollout: &'a str,
     pub reason: &'a str,
     pub rules: &'a [RuleWeights],
+    /// Each try says when it was written.
+    pub clock: &'a SharedClock,
     /// [`PATIENCE`]
     pub patience: Duration,
 }
@@ -47,14 +50,20 @@ pub(super) async fn to_zero(
     wanted: &Lowering<'_>,
     remember: impl Fn(HttpRoute),
 ) -> Result<(), ApplyError> {
-    let mut patch = wanted.route.lower_to_zero(wanted.rollout, wanted.reason, wanted.rules)?;
+    let (mut fresh, mut rules) = (None, wanted.rules.to_vec());
     let params = PatchParams { field_manager: Some(names::FIELD_MANAGER.into()), ..PatchParams::default() };
     let mut unanswered = 0;
     for _ in 0..TRIES {
         if !permit.held() {
             return Err(ApplyError::NotLeading);
         }
-        let write = Patch::Json::<()>(patch.clone());
+        let mark = LoweredMark {
+            rollout: wanted.rollout.to_owned(),
+            reason: wanted.reason.to_owned(),
+            at: Some(wanted.clock.now()),
+        };
+        let route = fresh.as_ref().unwrap_or(wanted.route);
+        let write = Patch::Json::<()>(route.lower_to_zero(&mark, &rules)?);
         match timeout(wanted.patience, bounded(api.patch(wanted.name, &params, &write))).await {
             Ok(Ok(written)) => {
                 remember(written);
@@ -72,16 +81,15 @@ pub(super) async fn to_zero(
             }
         }
         tokio::time::sleep(PAUSE).await;
-        let Ok(fresh) = timeout(wanted.patience, bounded(api.get(wanted.name))).await else { continue };
-        let fresh = fresh.map_err(called(WHAT))?;
-        let route = Route::read(&fresh, wanted.service, &names::canary_name(wanted.service));
-        remember(fresh);
+        let Ok(found) = timeout(wanted.patience, bounded(api.get(wanted.name))).await else { continue };
+        let found = found.map_err(called(WHAT))?;
+        let route = Route::read(&found, wanted.service, &names::canary_name(wanted.service));
+        remember(found);
         if route.view.promoting || route.view.rollout.as_deref() != Some(wanted.rollout) {
             return Err(ApplyError::Stale { what: WHAT });
         }
-        let rules: Vec<RuleWeights> =
-            route.view.rules.iter().map(|r| RuleWeights { rule: r.rule, stable: r.total(), canary: 0 }).collect();
-        patch = route.lower_to_zero(wanted.rollout, wanted.reason, &rules)?;
+        rules = route.view.rules.iter().map(|r| RuleWeights { rule: r.rule, stable: r.total(), canary: 0 }).collect();
+        fresh = Some(route);
     }
     Err(ApplyError::Stale { what: WHAT })
 }
@@ -148,6 +156,7 @@ mod tests {
         let route: HttpRoute = serde_json::from_value(object()).unwrap();
         let route = Route::read(&route, "portal", "portal-canary");
         let rules = [RuleWeights { rule: 0, stable: 100, canary: 0 }];
+        let clock = crate::clock::wall();
         let wanted = Lowering {
             route: &route,
             name: "portal",
@@ -155,6 +164,7 @@ mod tests {
             rollout: "u-1",
             reason: "JudgeBreach.1",
             rules: &rules,
+            clock: &clock,
             patience: Duration::from_millis(100),
         };
         let began = Instant::now();

@@ -18,6 +18,7 @@ pub mod reconcile;
 pub mod report;
 pub mod retention;
 pub mod status;
+mod users_weights;
 pub mod validate;
 mod verdict;
 pub mod wake;

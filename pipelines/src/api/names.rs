@@ -36,8 +36,10 @@ pub const ROUTE_ROLLOUT: &str = "tidegate.io/rollout";
 pub const ROUTE_DECISION: &str = "tidegate.io/decision";
 /// On the route: `promoting` from before stable's template is written.
 pub const ROUTE_PHASE: &str = "tidegate.io/phase";
-/// On the route: `<rollout uid>/<reason>`, written with a lowering to 0.
+/// On the route: `<rollout uid>/<reason>@<time>`, written with a lowering to 0.
 pub const ROUTE_LOWERED: &str = "tidegate.io/lowered";
+/// On the route: `<rule>=<weight>,...`, the weights that stable had before ours; `-` for none.
+pub const ROUTE_USERS_WEIGHTS: &str = "tidegate.io/users-weights";
 /// On the Deployment: the release that its template carries.
 pub const RELEASE_ANNOTATION: &str = "tidegate.io/release";
 /// On our canary Deployment: uid of the Rollout whose images it carries.

@@ -265,6 +265,9 @@ pub struct GoingBack {
     /// The images it goes back to.
     #[schemars(length(max = 16))]
     pub to: Vec<ReleaseImage>,
+    /// How often its weight, lowered by someone else, was decided anew. After three times a person is asked.
+    #[serde(default)]
+    pub raised_again: u8,
 }
 
 /// A decided end whose cleaning up is not finished.

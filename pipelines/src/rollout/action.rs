@@ -83,7 +83,7 @@ pub enum Action {
         rules: Vec<RuleWeights>,
         decision: RouteDecision,
     },
-    /// Canary weight 0, stable takes what the two shared; writes `tidegate.io/lowered: <rollout>/<reason>`,
+    /// Canary weight 0, stable takes what the two shared; writes `tidegate.io/lowered: <rollout>/<reason>@<time>`,
     /// leaves the decision alone. No resourceVersion: `test`s `tidegate.io/rollout: <uid>`, the absence of
     /// `tidegate.io/phase`, and both refs' names. Retried at once.
     LowerToZero {

@@ -7,6 +7,7 @@ use crate::api::{RolloutPhase, RolloutReason, RolloutStatus};
 
 use super::action::{Action, Order, Plan, RuleWeights};
 use super::observed::{JudgeSays, Observed, RouteView};
+use super::rollback::MOST_RAISES;
 
 /// One broken promise. `invariant` is the number in architecture.md.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +62,14 @@ pub fn check_transition(before: &RolloutStatus, after: &RolloutStatus) -> Vec<Vi
     let over = after.phase.is_some_and(RolloutPhase::is_terminal);
     demand(4, !back(before) || back(after) || over, "a decided end was forgotten");
     demand(4, before.breach.is_none() || after.breach.is_some(), "a breach was forgotten");
+    if let (Some(old), Some(new)) = (&before.going_back, &after.going_back) {
+        let counted = new.raised_again.saturating_sub(old.raised_again);
+        let anew = after.weight > 0 && after.weight == before.weight && after.decision > before.decision;
+        demand(6, !anew || counted == 1, "a weight was decided anew and not counted");
+        demand(6, new.raised_again >= old.raised_again, "the count of raises went back");
+    }
+    let fights = after.going_back.as_ref().is_some_and(|back| back.raised_again > MOST_RAISES);
+    demand(7, !fights, "a weight is raised against someone else without end");
     demand(7, after.history.len() <= 30, "the history is unbounded");
     demand(7, after.message.as_ref().is_none_or(|text| text.chars().count() <= 1024), "a message is too long");
     found

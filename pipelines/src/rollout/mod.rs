@@ -28,8 +28,8 @@ mod waiting;
 
 pub use action::{Action, Order, Ordered, Plan, RuleWeights};
 pub use observed::{
-    Arm, DataPlane, Health, Hpa, Hub, Identity, JudgeSays, JudgeView, Observed, Odd, OtherRollout, PodTrouble,
-    RouteDecision, RouteView, RuleView, Share, TargetCandidate, VerdictView,
+    Arm, DataPlane, Health, Hpa, Hub, Identity, JudgeSays, JudgeView, LoweredMark, Observed, Odd, OtherRollout,
+    PodTrouble, RouteDecision, RouteView, RuleView, Share, TargetCandidate, VerdictView,
 };
 pub use plan::plan;
 pub use report::Reason;

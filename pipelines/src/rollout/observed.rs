@@ -171,8 +171,8 @@ pub struct RouteView {
     pub decision: Option<RouteDecision>,
     /// Annotation `tidegate.io/phase` is `promoting`.
     pub promoting: bool,
-    /// Annotation `tidegate.io/lowered`: `<uid>/<reason>`.
-    pub lowered: Option<(String, String)>,
+    /// Annotation `tidegate.io/lowered`.
+    pub lowered: Option<LoweredMark>,
 }
 
 /// One rule that names the stable Service or sends requests to its canary.
@@ -212,6 +212,30 @@ impl RuleView {
         let canary = f64::from(self.canary_weight.unwrap_or(0));
         let sum = canary + f64::from(self.stable_weight) + f64::from(self.stable_elsewhere);
         if sum == 0.0 { 0.0 } else { 100.0 * canary / sum }
+    }
+}
+
+/// What a lowering to 0 leaves on the route: `<rollout uid>/<reason>@<time>`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoweredMark {
+    pub rollout: String,
+    pub reason: String,
+    /// When it was written, by the writer's clock; none: by a version that did not say.
+    pub at: Option<Timestamp>,
+}
+
+impl LoweredMark {
+    pub fn parse(text: &str) -> Option<Self> {
+        let (rollout, rest) = text.split_once('/')?;
+        let (reason, at) = rest.rsplit_once('@').unwrap_or((rest, ""));
+        Some(LoweredMark { rollout: rollout.to_owned(), reason: reason.to_owned(), at: at.parse().ok() })
+    }
+}
+
+impl fmt::Display for LoweredMark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.rollout, self.reason)?;
+        self.at.map_or(Ok(()), |at| write!(f, "@{at}"))
     }
 }
 

@@ -9,10 +9,13 @@ use super::observed::RouteView;
 use super::steer::{Lowering, Route};
 use super::{capacity, ending, interrupt, promoting, target};
 
+/// How often a weight that someone else lowered is decided anew; more would be a fight.
+pub(super) const MOST_RAISES: u8 = 3;
+
 /// A Ship rollout turns round after promotion began.
 pub(super) fn back(d: &mut Draft<'_>, end: RolloutPhase, code: &'static str, why: &str, quarantine: bool) {
     let to = target::choose(d).unwrap_or_default();
-    d.status.going_back = Some(GoingBack { end, why: clip(why.to_owned()), quarantine, to });
+    d.status.going_back = Some(GoingBack { end, why: clip(why.to_owned()), quarantine, to, raised_again: 0 });
     d.enter(RolloutPhase::RollingBack);
     d.status.promoting = Some(PromotingStep::PreparingCanary);
     d.status.capacity_since = Some(d.now());
@@ -27,7 +30,8 @@ pub(super) fn start(d: &mut Draft<'_>) {
     let to = target::choose(d).unwrap_or_default();
     d.status.target_allowed = d.seen.verdict.allows();
     let why = "the release is taken back here".to_owned();
-    d.status.going_back = Some(GoingBack { end: RolloutPhase::RolledBack, why, quarantine: false, to });
+    let end = RolloutPhase::RolledBack;
+    d.status.going_back = Some(GoingBack { end, why, quarantine: false, to, raised_again: 0 });
     d.enter(RolloutPhase::RollingBack);
     d.status.promoting = Some(PromotingStep::PreparingCanary);
     d.status.capacity_since = Some(d.now());
@@ -215,10 +219,35 @@ fn prepare(d: &mut Draft<'_>) {
     }
 }
 
+/// Who lowers the weight of the target's pods sends requests to what is being taken back: it is decided anew, as a
+/// decision of its own, and not for ever against a writer that insists.
+fn raise_again(d: &mut Draft<'_>, back: &GoingBack) -> bool {
+    let Some(route) = &d.seen.route else { return false };
+    let lowered = d.status.weight == 100 && route.least() < 99.5;
+    if !lowered || back.raised_again >= MOST_RAISES || route.odd().is_some() || route.lacks_ref() {
+        return false;
+    }
+    let (since, lag, found) = (d.status.weight_since.clone(), d.seen.data_plane.lag, route.least().round());
+    if !d.passed(&since, lag) || !capacity::prepare(d, 100) {
+        return false;
+    }
+    d.status.going_back = Some(GoingBack { raised_again: back.raised_again + 1, ..back.clone() });
+    d.status.capacity_since = Some(d.now());
+    d.set_weight(
+        100,
+        "RaisedAgain",
+        format!("someone else lowered the weight of the target's pods to {found}: all requests go to them again"),
+    );
+    true
+}
+
 fn at_canary(d: &mut Draft<'_>, back: &GoingBack) {
+    if raise_again(d, back) {
+        return;
+    }
     let stands = d.seen.route.as_ref().is_some_and(|route| route.stands_at(100));
     if !stands || !capacity::follows(d, true) {
-        let why = "waiting to see all requests at the target's pods (a weight that someone else lowered is not raised again: set it)";
+        let why = "waiting to see all requests at the target's pods (a weight that someone else lowers again and again is left to a person: set it)";
         return wait(d, "AwaitingShare", why);
     }
     unblocked(d);
@@ -252,6 +281,10 @@ fn template(d: &mut Draft<'_>, back: &GoingBack) {
         d.foreign("someone else changed the images of stable's template; it is not written again");
     }
     if !capacity::stable_ready_with(d, &back.to) {
+        // Stable's pods roll: no request is to meet that.
+        if raise_again(d, back) {
+            return;
+        }
         d.status.step_since = None;
         return wait(d, "AwaitingStable", "waiting for all of stable's pods to be ready with the target");
     }

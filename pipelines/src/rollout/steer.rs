@@ -1,6 +1,7 @@
 //! Keeps the route and the record of it together: writes what is recorded and not yet there,
 //! notices what others wrote, lowers. Never raises without a decision in the status.
 
+use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 
 use crate::api::{Breach, BreachKind, Ending, PromotingStep, RolloutPhase, RolloutSpec, Span};
@@ -116,6 +117,17 @@ fn lost_breach(kind: BreachKind, message: &str, at: Time) -> Breach {
     }
 }
 
+/// What was decided before the crash was not decided, nor seen, after it was written.
+fn written_at(breach: Breach, at: Option<Timestamp>) -> Breach {
+    let Some(at) = at else { return breach };
+    Breach {
+        sample_at: MicroTime(breach.sample_at.0.min(at)),
+        decided_at: MicroTime(breach.decided_at.0.min(at)),
+        written_at: Some(MicroTime(at)),
+        ..breach
+    }
+}
+
 /// What became of the route's care in this look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Route {
@@ -192,7 +204,8 @@ impl Draft<'_> {
             self.status.weight = 0;
             return;
         };
-        let there = route.most() == 0.0 && (self.status.weight == 0 || self.lowered() == Some(why));
+        let lowered = self.lowered().map(|(done, _)| done);
+        let there = route.most() == 0.0 && (self.status.weight == 0 || lowered == Some(why));
         if !there {
             let rules = weights(route, 0);
             if self.owns_route() && !route.promoting {
@@ -210,14 +223,15 @@ impl Draft<'_> {
         self.status.weight = 0;
     }
 
-    /// Our own lowering that the route carries for the recorded decision.
-    fn lowered(&self) -> Option<Lowering> {
-        let (uid, reason) = self.seen.route.as_ref()?.lowered.as_ref()?;
-        let (word, n) = reason.rsplit_once('.')?;
-        if *uid != self.seen.rollout.uid || n.parse() != Ok(self.status.decision) {
+    /// Our own lowering that the route carries for the recorded decision, and when it was written.
+    fn lowered(&self) -> Option<(Lowering, Option<Timestamp>)> {
+        let mark = self.seen.route.as_ref()?.lowered.as_ref()?;
+        let (word, n) = mark.reason.rsplit_once('.')?;
+        if mark.rollout != self.seen.rollout.uid || n.parse() != Ok(self.status.decision) {
             return None;
         }
-        Lowering::ALL.into_iter().find(|why| format!("{why:?}") == word)
+        let why = Lowering::ALL.into_iter().find(|why| format!("{why:?}") == word)?;
+        Some((why, mark.at))
     }
 
     /// A lowering of ours whose record was lost in a crash: it is recorded now, never undone.
@@ -225,7 +239,7 @@ impl Draft<'_> {
         if self.status.weight == 0 || self.status.ending.is_some() {
             return false;
         }
-        let Some(why) = self.lowered() else { return false };
+        let Some((why, at)) = self.lowered() else { return false };
         self.status.weight = 0;
         self.status.weight_since = Some(self.now());
         let message = format!("the weight had been lowered to 0 ({why:?}) before the record was written");
@@ -233,8 +247,8 @@ impl Draft<'_> {
             Some((end, quarantine)) => {
                 let reason = format!("{why:?}");
                 if let Some(kind) = why.breach() {
-                    let found = interrupt::breach(self);
-                    self.status.breach = found.or_else(|| Some(lost_breach(kind, &message, self.now())));
+                    let found = interrupt::breach(self).unwrap_or_else(|| lost_breach(kind, &message, self.now()));
+                    self.status.breach = Some(written_at(found, at.map(|at| at.min(self.seen.now))));
                 }
                 self.status.ending = Some(Ending { end, reason, message: message.clone(), quarantine });
             }

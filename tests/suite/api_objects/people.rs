@@ -248,7 +248,13 @@ async fn forged_marks_on_a_route_disarm_nothing(fleet: &Fleet, route: &Value) ->
     let (admin, spoke) = (&fleet.hub.admin, fleet.hub.client_for("tidegate-spoke").await?);
     let marked =
         |key: &str, value: Value| json!({"metadata": {"annotations": {(format!("tidegate.io/{key}")): value}}});
-    for (key, value) in [("decision", "x"), ("rollout", "other"), ("phase", "promoting"), ("lowered", "uid/Aborted")] {
+    for (key, value) in [
+        ("decision", "x"),
+        ("rollout", "other"),
+        ("phase", "promoting"),
+        ("lowered", "uid/Aborted"),
+        ("users-weights", "0=1"),
+    ] {
         let forged = ask::change(admin, route, &marked(key, value.into())).await?;
         forged.refused_with("are written by the spoke alone; leave them out").with_context(|| key.to_owned())?;
     }

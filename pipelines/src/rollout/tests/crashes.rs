@@ -6,7 +6,7 @@ use crate::api::*;
 type Scenario = fn(&mut World);
 
 /// What a scenario must leave behind.
-fn outcome(world: &World) -> (RolloutPhase, bool, u32, u32, usize, Option<u32>, bool) {
+fn outcome(world: &World) -> (RolloutPhase, bool, u32, u32, usize, Option<u32>, bool, bool) {
     (
         world.phase(),
         world.stable_runs(NEW),
@@ -15,6 +15,7 @@ fn outcome(world: &World) -> (RolloutPhase, bool, u32, u32, usize, Option<u32>, 
         world.quarantined.len(),
         world.hpa.as_ref().map(|hpa| hpa.min),
         world.finalizer,
+        world.status.breach.as_ref().is_some_and(|breach| breach.written_at.is_some()),
     )
 }
 
@@ -75,4 +76,34 @@ fn a_crash_at_any_write_comes_to_the_same_end() {
             }
         }
     }
+}
+
+/// The process dies with weight 0 on the route and nothing of it in the status; another takes over 20 s later.
+#[test]
+fn a_breach_whose_record_died_with_the_process_keeps_the_time_of_its_write() {
+    for (judge_back, case) in [(true, "the judge sees it still"), (false, "the judge sees nothing any more")] {
+        let mut world = World::default();
+        world.run_to_weight(25);
+        world.bad = Some(BreachKind::Judge);
+        world.crash_at = Some((world.log.len(), true));
+        world.pass();
+        let written = world.now;
+        assert_eq!((world.weight(), world.status.weight, &world.status.breach), (0, 25, &None), "{case}");
+        world.tick(std::time::Duration::from_secs(20));
+        world.bad = judge_back.then_some(BreachKind::Judge);
+        assert_eq!(world.run_to_end(), RolloutPhase::RolledBack, "{case}");
+        let breach = world.status.breach.clone().unwrap();
+        assert_eq!(breach.written_at.map(|at| at.0), Some(written), "{case}");
+        assert!(breach.decided_at.0 <= written && breach.sample_at.0 <= written, "{case}");
+    }
+    // Written by a clock that runs ahead: never later than it is found.
+    let mut world = World::default();
+    world.run_to_weight(25);
+    world.bad = Some(BreachKind::Judge);
+    world.crash_at = Some((world.log.len(), true));
+    world.pass();
+    let now = world.now;
+    world.route.as_mut().unwrap().lowered.as_mut().unwrap().at = "2030-01-01T00:00:00Z".parse().ok();
+    world.run_to_end();
+    assert_eq!(world.status.breach.unwrap().written_at.map(|at| at.0), Some(now));
 }

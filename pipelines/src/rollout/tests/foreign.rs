@@ -326,3 +326,57 @@ fn our_backend_goes_with_a_pipeline_that_goes_while_baking() {
     assert_eq!(world.run_to_end(), RolloutPhase::Promoted);
     assert!(world.canary.is_none() && world.route.as_ref().unwrap().canary.is_none());
 }
+
+/// On the way back, with all requests at the target's pods.
+fn going_back(step: PromotingStep) -> World {
+    let mut world = World::default();
+    world.until(900, |world| world.phase() == RolloutPhase::Baking);
+    world.bad = Some(BreachKind::Judge);
+    let there = |world: &World| world.status.promoting == Some(step) && world.weight() == 100;
+    assert!(world.until(300, there), "{}", world.code());
+    world
+}
+
+#[test]
+fn a_weight_that_someone_lowers_on_the_way_back_is_decided_anew() {
+    for step in [PromotingStep::AtCanary, PromotingStep::TemplateWritten] {
+        let mut world = going_back(step);
+        let decision = world.status.decision;
+        touched(&mut world, |route| (route.stable, route.canary) = (60, Some(40)));
+        assert!(world.until(20, |world| world.weight() == 100), "{step:?} {}", world.code());
+        assert_eq!(world.status.decision, decision + 1, "{step:?}");
+        assert!(world.codes().contains(&"RaisedAgain".to_owned()), "{step:?}");
+        assert_eq!(world.run_to_end(), RolloutPhase::RolledBack, "{step:?}");
+        assert!(world.stable_runs(OLD), "{step:?}");
+        world.is_clean();
+    }
+}
+
+#[test]
+fn who_lowers_it_again_and_again_is_not_fought_and_a_person_is_asked() {
+    let mut world = going_back(PromotingStep::AtCanary);
+    for _ in 0..200 {
+        world.until(1, |_| false);
+        if world.weight() == 100 {
+            touched(&mut world, |route| (route.stable, route.canary) = (100, Some(0)));
+        }
+    }
+    assert_eq!(world.status.going_back.as_ref().unwrap().raised_again, 3);
+    assert_eq!(world.phase(), RolloutPhase::RollbackBlocked, "{}", world.code());
+    assert!(world.last.as_ref().unwrap().page.is_some());
+    // A person sets it.
+    touched(&mut world, |route| (route.stable, route.canary) = (0, Some(100)));
+    assert_eq!(world.run_to_end(), RolloutPhase::RolledBack);
+}
+
+#[test]
+fn a_weight_lowered_on_the_way_back_is_not_raised_onto_pods_that_are_not_ready() {
+    let mut world = going_back(PromotingStep::AtCanary);
+    let canary = world.canary.as_mut().unwrap();
+    (canary.ready, canary.updated_ready, canary.changed) = (1, 1, world.now);
+    world.pod_latency = Duration::from_secs(30);
+    touched(&mut world, |route| (route.stable, route.canary) = (100, Some(0)));
+    assert!(!world.until(25, |world| world.weight() > 0));
+    assert!(world.until(20, |world| world.weight() == 100), "{}", world.code());
+    assert_eq!(world.run_to_end(), RolloutPhase::RolledBack);
+}

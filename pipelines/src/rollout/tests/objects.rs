@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::world::images;
 use crate::api::ReleaseImage;
-use crate::rollout::RouteDecision;
+use crate::rollout::{LoweredMark, RouteDecision};
 
 #[derive(Clone, Debug)]
 pub struct Deployment {
@@ -38,7 +38,7 @@ pub struct Route {
     pub rollout: Option<String>,
     pub decision: Option<RouteDecision>,
     pub promoting: bool,
-    pub lowered: Option<(String, String)>,
+    pub lowered: Option<LoweredMark>,
     pub foreign: bool,
     /// Weight of a second ref of stable in the same rule.
     pub twice: Option<u32>,

@@ -1,5 +1,7 @@
 //! The model cluster's API server: applies actions with the guards of the real one, and dies where a test says.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+
 use super::world::*;
 use crate::api::RolloutPhase;
 use crate::rollout::*;
@@ -55,12 +57,16 @@ impl World {
     }
 
     pub fn execute(&mut self, plan: &Plan) {
+        let mut zero_at = None;
         for order in [Order::BeforeStatus, Order::AfterStatus] {
             for ordered in plan.actions.iter().filter(|one| one.order == order) {
                 let (reaches, lives) = self.reaches(Wrote::Did(ordered.action.clone()));
                 let done = !reaches || self.apply(&ordered.action);
                 if !lives || !done {
                     return;
+                }
+                if matches!(ordered.action, Action::LowerToZero { .. } | Action::SetWeights { percent: 0, .. }) {
+                    zero_at = Some(MicroTime(self.now));
                 }
             }
             if order == Order::BeforeStatus && plan.next_status != self.status {
@@ -69,6 +75,10 @@ impl World {
                     let found = invariants::check_transition(&self.status, &plan.next_status);
                     assert!(found.is_empty(), "{found:?}");
                     self.status = plan.next_status.clone();
+                    // As the spoke does: what only the executor knows.
+                    if let Some(breach) = &mut self.status.breach {
+                        breach.written_at = breach.written_at.take().or(zero_at.clone());
+                    }
                 }
                 if !lives {
                     return;
@@ -152,7 +162,8 @@ impl World {
                 if route.rollout.as_ref() != Some(rollout) || route.promoting {
                     return false;
                 }
-                route.lowered = Some((rollout.clone(), reason.clone()));
+                let (rollout, reason) = (rollout.clone(), reason.clone());
+                route.lowered = LoweredMark::parse(&LoweredMark { rollout, reason, at: Some(now) }.to_string());
                 if !route.weigh(rules) {
                     return false;
                 }
@@ -163,7 +174,7 @@ impl World {
                 assert!(decision.epoch >= epoch, "an old epoch writes the route");
                 route.rollout = Some(decision.rollout.clone());
                 route.decision = Some(decision.clone());
-                route.lowered.take_if(|(uid, _)| *uid != decision.rollout);
+                route.lowered.take_if(|mark| mark.rollout != decision.rollout);
                 if add_canary_ref.contains(&0) {
                     route.canary.get_or_insert(0);
                 }

@@ -255,6 +255,22 @@ fn what_a_status_must_not_forget_is_found() {
 }
 
 #[test]
+fn a_weight_decided_anew_without_count_or_without_end_is_found() {
+    let mut world = World::default();
+    world.until(900, |world| world.phase() == RolloutPhase::Baking);
+    world.bad = Some(BreachKind::Judge);
+    world.run_to_promoting(PromotingStep::AtCanary);
+    let before = world.status;
+    let with = |decision: u64, raised_again: u8| {
+        let mut after = before.clone();
+        after.decision += decision;
+        after.going_back.as_mut().unwrap().raised_again = raised_again;
+        check_transition(&before, &after).into_iter().map(|found| found.invariant).collect::<Vec<_>>()
+    };
+    assert_eq!((with(1, 1), with(1, 0), with(1, 4)), (vec![], vec![6], vec![6, 7]));
+}
+
+#[test]
 fn a_canary_arm_removed_under_requests_or_under_a_living_pipeline_is_found() {
     let remove = |plan: &mut Plan, _: &Observed<'_>| {
         plan.actions.push(Ordered { order: Order::BeforeStatus, action: Action::RemoveCanary });
