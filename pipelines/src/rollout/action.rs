@@ -112,7 +112,8 @@ pub enum Action {
     RestoreHpaMin {
         min: u32,
     },
-    /// Take our annotations off the route; with `remove_canary_ref` our backendRef too. Guarded.
+    /// Take our annotations off the route, and give back the weights that the user's rules had where that moves no
+    /// request; with `remove_canary_ref` our backendRef goes too. Guarded.
     ClearRoute {
         resource_version: String,
         remove_canary_ref: bool,
