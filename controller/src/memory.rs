@@ -1,5 +1,5 @@
 //! An API server in memory for unit tests of what holds a client: it lists what it was given, and tells what it was
-//! asked to write.
+//! asked to write or delete.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -40,7 +40,10 @@ pub fn server(holds: Objects) -> (Client, mpsc::UnboundedReceiver<String>) {
             // Where an object lies makes no difference here.
             let path = path.strip_prefix("namespaces/").and_then(|p| Some(p.split_once('/')?.1)).unwrap_or(path);
             let path = path.to_owned();
-            let (code, said) = if parts.method == Method::PATCH {
+            let (code, said) = if parts.method == Method::DELETE {
+                line.send(format!("DELETE {path}")).unwrap();
+                (200, json!({"kind": "Status", "status": "Success"}))
+            } else if parts.method == Method::PATCH {
                 let sent = body.collect().await.unwrap().to_bytes();
                 line.send(path).unwrap();
                 (200, serde_json::from_slice(&sent).unwrap())

@@ -43,16 +43,22 @@ impl Telemetry {
 
     /// The registry as Prometheus text; what cannot be written is told in it.
     pub async fn metrics_text(&self) -> String {
+        self.encoded().await.unwrap_or_else(|error| format!("# {error}\n"))
+    }
+
+    async fn encoded(&self) -> Result<String, std::fmt::Error> {
         let mut text = String::new();
-        match prometheus_client::encoding::text::encode(&mut text, &*self.registry.read().await) {
-            Ok(()) => text,
-            Err(error) => format!("# {error}\n"),
-        }
+        prometheus_client::encoding::text::encode(&mut text, &*self.registry.read().await)?;
+        Ok(text)
     }
 
     /// Serves until `shutdown` resolves.
     pub async fn serve(self, address: SocketAddr, shutdown: impl Future<Output = ()>) -> std::io::Result<()> {
-        let listener = TcpListener::bind(address).await?;
+        self.serve_on(TcpListener::bind(address).await?, shutdown).await;
+        Ok(())
+    }
+
+    async fn serve_on(self, listener: TcpListener, shutdown: impl Future<Output = ()>) {
         tokio::pin!(shutdown);
         let mut connections = tokio::task::JoinSet::new();
         let places = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
@@ -75,7 +81,7 @@ impl Telemetry {
                     });
                     while connections.try_join_next().is_some() {}
                 }
-                () = &mut shutdown => return Ok(()),
+                () = &mut shutdown => return,
             }
         }
     }
@@ -85,15 +91,41 @@ impl Telemetry {
             "/healthz" => (StatusCode::OK, "ok\n".to_owned()),
             "/readyz" if self.ready.load(Ordering::Relaxed) => (StatusCode::OK, "ok\n".to_owned()),
             "/readyz" => (StatusCode::SERVICE_UNAVAILABLE, "not ready yet\n".to_owned()),
-            "/metrics" => {
-                let mut text = String::new();
-                match prometheus_client::encoding::text::encode(&mut text, &*self.registry.read().await) {
-                    Ok(()) => (StatusCode::OK, text),
-                    Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
-                }
-            }
+            "/metrics" => match self.encoded().await {
+                Ok(text) => (StatusCode::OK, text),
+                Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+            },
             _ => (StatusCode::NOT_FOUND, "paths: /healthz /readyz /metrics\n".to_owned()),
         };
         Response::builder().status(status).body(Full::new(Bytes::from(body)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_opens_more_connections_than_there_are_places_is_not_waited_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let story = async {
+            let mut held = Vec::new();
+            for _ in 0..CONNECTIONS {
+                let mut stream = TcpStream::connect(address).await.unwrap();
+                stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+                assert!(stream.read(&mut [0; 512]).await.unwrap() > 0, "it has its place");
+                held.push(stream);
+            }
+            let mut further = TcpStream::connect(address).await.unwrap();
+            let closed = tokio::time::timeout(Duration::from_secs(5), further.read(&mut [0; 1])).await;
+            assert!(matches!(closed, Ok(Ok(0) | Err(_))), "it holds a place that nobody has: {closed:?}");
+        };
+        Telemetry::default().serve_on(listener, story).await;
     }
 }

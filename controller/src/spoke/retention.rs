@@ -100,4 +100,18 @@ mod tests {
         let one = names(&surplus(&all, |r| r.name_any() == "portal-003"));
         assert_eq!(one, ["portal-003"]);
     }
+
+    #[tokio::test]
+    async fn a_sweep_removes_what_the_hub_shows_as_ended_and_nothing_that_it_never_heard_of() {
+        let all: Vec<_> = (0..=KEPT).map(|n| rollout(n, "RolledBack")).collect();
+        let (client, mut written) = crate::memory::server(crate::memory::Objects::new());
+        let (world, _keepers) = World::open(client);
+        let intents = Intents::default();
+        sweep(&world, &Permit::unconditional(), Some(&intents), &all).await;
+        assert!(written.try_recv().is_err(), "a hub that was never reached has heard nothing");
+        intents.complete();
+        sweep(&world, &Permit::unconditional(), Some(&intents), &all).await;
+        assert_eq!(written.try_recv().as_deref(), Ok("DELETE rollouts/portal-000"));
+        assert!(written.try_recv().is_err(), "one too many, one less");
+    }
 }

@@ -22,17 +22,19 @@ pub(super) fn quarantined(world: &World, environment: &str) -> BTreeSet<String> 
 
 /// What the guard found of this image under the policy in force; the newest, should a name's scheme ever give two.
 pub(super) fn kept(world: &World, in_force: &InForce, namespace: &str, image: &ReleaseImage) -> Option<Arc<Verdict>> {
-    // The same digest in another repository is another image: its evidence lies elsewhere.
     let parsed: ImageRef = image.reference().parse().ok()?;
     let named = format!("{}@{}", parsed.repository_path(), image.digest);
-    let found = world.verdicts.select(|v| {
-        v.spec.digest == image.digest
-            && v.spec.image == named
-            && v.spec.namespace == namespace
-            && v.spec.policy_digest == in_force.policy
-            && v.spec.trust_root_digest == in_force.trust_root
-    });
+    let found = world.verdicts.select(|v| speaks_of(&v.spec, &image.digest, &named, namespace, in_force));
     found.into_iter().max_by_key(|v| v.spec.verified_at.0)
+}
+
+/// The same digest in another repository is another image (`named`): its evidence lies elsewhere.
+fn speaks_of(verdict: &VerdictSpec, digest: &str, named: &str, namespace: &str, in_force: &InForce) -> bool {
+    verdict.digest == digest
+        && verdict.image == named
+        && verdict.namespace == namespace
+        && verdict.policy_digest == in_force.policy
+        && verdict.trust_root_digest == in_force.trust_root
 }
 
 /// The worst verdict over all images. With a `revision` an Allow for another one does not count.
@@ -106,6 +108,27 @@ mod tests {
     fn seen(kept: Option<Arc<Verdict>>, revision: Option<&str>) -> VerdictView {
         let now = "2026-01-02T00:00:00Z".parse().unwrap();
         of(&[image()], revision, &BTreeSet::new(), &|_| kept.clone(), now)
+    }
+
+    #[test]
+    fn a_verdict_on_another_image_place_or_policy_is_none_on_this() {
+        let kept = verdict("Allow", None, None);
+        let in_force = |policy: &str, root: &str| InForce {
+            policy: policy.into(),
+            trust_root: root.into(),
+            mode: "Enforce".into(),
+        };
+        let (named, elsewhere) = (format!("r/portal@{DIGEST}"), format!("evil/portal@{DIGEST}"));
+        for (digest, named, namespace, in_force, expected, case) in [
+            (DIGEST, &named, "shop", in_force("p", "t"), true, "this one"),
+            ("sha256:bb", &named, "shop", in_force("p", "t"), false, "another digest"),
+            (DIGEST, &elsewhere, "shop", in_force("p", "t"), false, "the same digest in another repository"),
+            (DIGEST, &named, "other", in_force("p", "t"), false, "another namespace"),
+            (DIGEST, &named, "shop", in_force("q", "t"), false, "another policy"),
+            (DIGEST, &named, "shop", in_force("p", "u"), false, "another trust root"),
+        ] {
+            assert_eq!(speaks_of(&kept.spec, digest, named, namespace, &in_force), expected, "{case}");
+        }
     }
 
     #[test]

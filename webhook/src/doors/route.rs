@@ -100,9 +100,13 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) {
     let routes = routes(doors, Limits::default(), side);
-    // Senders are many and none pools for long; a slow head costs a connection for this time at most.
-    let limits = serve::Limits { head: Duration::from_secs(20), per_address: 64, ..serve::Limits::default() };
-    serve::serve(listener, transport, warp::service(routes), limits, shutdown).await;
+    serve::serve(listener, transport, warp::service(routes), connections(), shutdown).await;
+}
+
+/// Senders are many and none pools for long; a slow head costs a connection for this time at most. One address gets no
+/// more than a quarter of the places for deliveries, slow bodies or not.
+fn connections() -> serve::Limits {
+    serve::Limits { head: Duration::from_secs(20), per_address: 64, ..serve::Limits::default() }
 }
 
 impl Served {
@@ -185,4 +189,14 @@ fn answer(reply: Reply) -> http::Response<String> {
         response.headers_mut().insert(http::header::RETRY_AFTER, seconds.into());
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_cannot_take_the_places_of_all_deliveries() {
+        assert!(connections().per_address * 4 <= Limits::default().at_once);
+    }
 }

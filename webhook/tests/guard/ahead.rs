@@ -1,6 +1,9 @@
 //! What is verified before any pod asks, how it is kept fresh, and that nothing is written twice.
 
 use tidegate_pipelines::api::VerdictDecision::{Allow, Deny, Error};
+use tidegate_policies::model::Scope;
+use tidegate_webhook::guard::assess::Want;
+use tokio::sync::{mpsc, watch};
 
 use crate::house::*;
 
@@ -88,4 +91,19 @@ async fn a_verdict_that_nothing_needs_goes_after_a_while_and_what_is_stable_stay
     house.advance(31 * 24 * 3600);
     ahead.pass().await;
     assert_eq!((house.is_kept(&good(8)), house.is_kept(&good(1))), (None, Some(Allow)));
+}
+
+#[tokio::test]
+async fn what_only_a_pod_asked_for_is_written_if_it_allows() {
+    let house = House::enforcing();
+    for (image, expected) in [(unsigned(1), None), (good(1), Some(Allow))] {
+        let scope = Scope { namespace: "portal".to_owned(), service_account: Some("default".to_owned()) };
+        let want = Want { image: image.parse().unwrap(), scope, revision: None };
+        let ((ask, unfinished), (_change, changes)) = (mpsc::channel(1), watch::channel(0));
+        ask.send(want).await.unwrap();
+        drop(ask);
+        house.ahead().run(unfinished, changes).await;
+        assert_eq!(house.is_kept(&image), expected, "{image}");
+    }
+    assert!(house.registry.requests() > 0, "the other one was looked at");
 }
