@@ -1,5 +1,6 @@
-//! Kubernetes clients: no hidden retries, bounded connects and writes. A role's kubeconfig that would run a program
-//! is refused; a person's own may, as kubectl's does.
+//! Kubernetes clients: no hidden retries, bounded connects and writes. A role's kubeconfig comes from a Secret, so one
+//! that would run a program, read other files, or send its credential past the server it names is refused; a person's
+//! own may do all that, as kubectl's does.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,10 +18,8 @@ pub const CALL_DEADLINE: Duration = Duration::from_secs(5);
 pub enum ConnectError {
     #[error("cannot read kubeconfig {path}: {reason}")]
     Read { path: String, reason: KubeconfigError },
-    #[error(
-        "kubeconfig {path}: user '{user}' names {what}, which would run or read what the file's author chooses; use a token or a client certificate"
-    )]
-    Unsafe { path: String, user: String, what: &'static str },
+    #[error("kubeconfig {path}: {owner} names {what}, which {why}")]
+    Unsafe { path: String, owner: String, what: &'static str, why: &'static str },
     #[error("no kubeconfig was given or found, and this runs in no cluster ({0}): name one with --kubeconfig")]
     Infer(kube::config::InClusterError),
     #[error("cannot build a Kubernetes client: {0}")]
@@ -101,16 +100,48 @@ async fn from_file(path: &Path) -> Result<Config, ConnectError> {
     let name = path.display().to_string();
     let read = |reason| ConnectError::Read { path: name.clone(), reason };
     let file = Kubeconfig::read_from(path).map_err(read)?;
-    for user in &file.auth_infos {
-        let Some(info) = &user.auth_info else { continue };
-        let what = match info {
-            i if i.exec.is_some() => "exec",
-            i if i.auth_provider.is_some() => "auth-provider",
-            _ => continue,
-        };
-        return Err(ConnectError::Unsafe { path: name, user: user.name.clone(), what });
+    let dir = path.parent().unwrap_or(Path::new(""));
+    if let Some((owner, what, why)) = unsafe_entry(&file, dir) {
+        return Err(ConnectError::Unsafe { path: name, owner, what, why });
     }
     Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(read)
+}
+
+/// The first entry of a kubeconfig, of whatever context, with which its author would reach further than one server and
+/// one credential: whose it is, its name, and why not. Files beside the kubeconfig are its author's own.
+fn unsafe_entry(file: &Kubeconfig, dir: &Path) -> Option<(String, &'static str, &'static str)> {
+    const RUNS: &str = "would run what the file's author chooses: use a token or a client certificate";
+    const READS: &str =
+        "is a file elsewhere, chosen by the file's author: put its content here, or the file beside this one";
+    const ASTRAY: &str =
+        "would show the credential to others than the server: name the server itself and its authority";
+    let elsewhere = |named: &Option<String>| named.as_ref().is_some_and(|named| Path::new(named).parent() != Some(dir));
+    for cluster in &file.clusters {
+        let Some(of) = &cluster.cluster else { continue };
+        let found = [
+            (of.insecure_skip_tls_verify == Some(true), "insecure-skip-tls-verify", ASTRAY),
+            (of.proxy_url.is_some(), "proxy-url", ASTRAY),
+            (of.server.as_ref().is_some_and(|url| !url.starts_with("https://")), "a server without https", ASTRAY),
+            (elsewhere(&of.certificate_authority), "certificate-authority", READS),
+        ];
+        if let Some((_, what, why)) = found.into_iter().find(|(is, ..)| *is) {
+            return Some((format!("cluster '{}'", cluster.name), what, why));
+        }
+    }
+    for user in &file.auth_infos {
+        let Some(of) = &user.auth_info else { continue };
+        let found = [
+            (of.exec.is_some(), "exec", RUNS),
+            (of.auth_provider.is_some(), "auth-provider", RUNS),
+            (elsewhere(&of.token_file), "tokenFile", READS),
+            (elsewhere(&of.client_certificate), "client-certificate", READS),
+            (elsewhere(&of.client_key), "client-key", READS),
+        ];
+        if let Some((_, what, why)) = found.into_iter().find(|(is, ..)| *is) {
+            return Some((format!("user '{}'", user.name), what, why));
+        }
+    }
+    None
 }
 
 /// Why a bounded call gave no answer.
@@ -207,5 +238,55 @@ users:
         let unknown = person(&args).await.err().unwrap().to_string();
         assert!(unknown.contains("three"), "{unknown}");
         std::fs::remove_file(path).unwrap();
+    }
+    #[tokio::test]
+    async fn a_roles_kubeconfig_reaches_one_server_with_one_credential_and_nothing_else() {
+        const PLAIN: &str = "{server: 'https://127.0.0.1:1'}";
+        let (cluster, user) = (|more: &str| format!("{{server: 'https://127.0.0.1:1', {more}}}"), "{token: t}");
+        let rows = [
+            (PLAIN.to_owned(), user, None),
+            (cluster("insecure-skip-tls-verify: false, tls-server-name: hub.example"), user, None),
+            (PLAIN.to_owned(), "{tokenFile: beside}", None),
+            (
+                PLAIN.to_owned(),
+                "{tokenFile: /etc/passwd}",
+                Some("user 'me' names tokenFile, which is a file elsewhere"),
+            ),
+            (PLAIN.to_owned(), "{tokenFile: ../token}", Some("names tokenFile")),
+            (PLAIN.to_owned(), "{tokenFile: deeper/token}", Some("names tokenFile")),
+            (
+                PLAIN.to_owned(),
+                "{client-certificate: /x/tls.crt, client-key: /x/tls.key}",
+                Some("names client-certificate"),
+            ),
+            (PLAIN.to_owned(), "{client-certificate-data: '', client-key: /x/tls.key}", Some("names client-key")),
+            (PLAIN.to_owned(), "{auth-provider: {name: gcp}}", Some("names auth-provider, which would run")),
+            (PLAIN.to_owned(), "{exec: {command: sh}}", Some("names exec, which would run")),
+            (cluster("certificate-authority: /x/ca.crt"), user, Some("cluster 'one' names certificate-authority")),
+            (cluster("insecure-skip-tls-verify: true"), user, Some("names insecure-skip-tls-verify, which would show")),
+            (cluster("proxy-url: 'http://127.0.0.1:3128'"), user, Some("cluster 'one' names proxy-url")),
+            ("{server: 'http://127.0.0.1:1'}".to_owned(), user, Some("names a server without https")),
+        ];
+        let dir = std::env::temp_dir().join(format!("tidegate-connect-{}-rows", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join("beside"), "t").unwrap();
+        let path = dir.join("kubeconfig");
+        for (cluster, user, refusal) in rows {
+            // No context uses it: a later change of the context must not find it either.
+            let text = format!(
+                "apiVersion: v1\nkind: Config\ncurrent-context: x\n\
+                 contexts:\n- {{name: x, context: {{cluster: used, user: used}}}}\n\
+                 clusters:\n- {{name: used, cluster: {PLAIN}}}\n- {{name: one, cluster: {cluster}}}\n\
+                 users:\n- {{name: used, user: {{token: t}}}}\n- {{name: me, user: {user}}}\n"
+            );
+            std::fs::write(&path, text).unwrap();
+            let said = client(Some(&path)).await.err().map(|error| error.to_string());
+            match (refusal, said) {
+                (None, None) => {}
+                (Some(sentence), Some(said)) => assert!(said.contains(sentence), "{cluster} {user}: {said}"),
+                (_, said) => panic!("{cluster} {user}: {said:?}"),
+            }
+        }
+        std::fs::remove_dir_all(dir).unwrap();
     }
 }

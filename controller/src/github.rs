@@ -94,9 +94,9 @@ impl Report {
 
 #[derive(Debug, thiserror::Error)]
 enum TellError {
-    #[error("the Secret '{0}' has no usable key '{1}'")]
+    #[error("the Secret '{0}' in {ns} has no usable key '{1}'", ns = names::HUB_NAMESPACE)]
     Token(String, String),
-    #[error("the Secret '{name}' cannot be read: {source}")]
+    #[error("the Secret '{name}' in {ns} cannot be read: {source}", ns = names::HUB_NAMESPACE)]
     Secret { name: String, source: crate::connect::CallError },
     #[error("'{0}' is no owner/name")]
     Repository(String),
@@ -301,7 +301,7 @@ impl Teller {
 
     async fn connect(&self, report: &Report) -> Result<Octocrab, TellError> {
         let SecretKeyRef { name, key } = &report.token;
-        let api: Api<Secret> = Api::namespaced(self.client.clone(), names::SYSTEM_NAMESPACE);
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), names::HUB_NAMESPACE);
         let secret = bounded(api.get(name)).await.map_err(|source| TellError::Secret { name: name.clone(), source })?;
         let token = secret.data.unwrap_or_default().remove(key).and_then(|bytes| String::from_utf8(bytes.0).ok());
         let token = token.ok_or_else(|| TellError::Token(name.clone(), key.clone()))?;

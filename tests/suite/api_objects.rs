@@ -5,7 +5,9 @@ mod columns;
 mod people;
 mod records;
 mod refused;
+mod rights;
 mod samples;
+mod verbs;
 
 use std::sync::Arc;
 
@@ -27,6 +29,28 @@ pub fn cases() -> Vec<Case> {
             let again = world.tidegate(&kubeconfig, &["install"]).await?;
             let last = again.lines().last().unwrap_or_default();
             ensure!(last.starts_with("0 created, 0 changed, "), "the second install said:\n{again}");
+            Ok(())
+        }),
+        Case::new("api::a_guards_door_that_was_narrowed_is_not_opened_by_another_install", async |world| {
+            let hub = ready(&world).await?;
+            let kubeconfig = hub.fleet.hub.kubeconfig_for(ADMIN)?;
+            let door = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+                "metadata": {"name": "tidegate-guard", "namespace": "tidegate-system"}});
+            let rows: [(&[&str], serde_json::Value); 3] = [
+                (
+                    &["--api-server", "192.0.2.0/28", "--api-server", "2001:db8::/64"],
+                    json!(["192.0.2.0/28", "2001:db8::/64"]),
+                ),
+                (&[], json!(["192.0.2.0/28", "2001:db8::/64"])),
+                (&["--api-server", "0.0.0.0/0"], json!(["0.0.0.0/0"])),
+            ];
+            for (more, wanted) in rows {
+                world.tidegate(&kubeconfig, &[&["install", "--role", "guard"], more].concat()).await?;
+                let there = ask::read(&hub.fleet.hub.admin, &door).await?.accepted()?;
+                let from = there["spec"]["ingress"][0]["from"].as_array().cloned().unwrap_or_default();
+                let from: Vec<_> = from.iter().map(|peer| peer["ipBlock"]["cidr"].clone()).collect();
+                ensure!(json!(from) == wanted, "after install {more:?}: {there}");
+            }
             Ok(())
         }),
         Case::new("api::a_valid_object_of_every_kind_is_accepted", async |world| {
@@ -73,6 +97,16 @@ pub fn cases() -> Vec<Case> {
         }),
         Case::new("api::the_spoke_writes_nothing_in_the_clusters_own_namespaces", async |world| {
             people::the_spoke_writes_nothing_in_the_clusters_own_namespaces(&ready(&world).await?.fleet).await
+        }),
+        Case::new("api::a_role_reads_the_secrets_that_are_for_it_and_no_others", async |world| {
+            rights::a_role_reads_the_secrets_that_are_for_it_and_no_others(&ready(&world).await?.fleet).await
+        }),
+        Case::new("api::the_guard_reads_a_workload_by_its_name_and_lists_none", async |world| {
+            rights::the_guard_reads_a_workload_by_its_name_and_lists_none(&ready(&world).await?.fleet).await
+        }),
+        Case::new("api::people_on_call_do_what_the_docs_say_and_are_told_what_they_may_not", async |world| {
+            let hub = ready(&world).await?;
+            verbs::people_on_call_do_what_the_docs_say_and_are_told_what_they_may_not(&world, &hub).await
         }),
         Case::new("api::a_deposed_spoke_cannot_raise_a_weight", async |world| {
             people::a_deposed_spoke_cannot_raise_a_weight(&ready(&world).await?.fleet).await

@@ -14,6 +14,7 @@ mod outage;
 mod refused;
 mod rotation;
 mod stateful;
+mod strangers;
 mod takeover;
 
 use crate::case::Case;
@@ -52,6 +53,7 @@ pub fn cases() -> Vec<Case> {
             rotation::without_a_gap,
         ),
         Case::new("must_hold::a_stateful_sets_pods_come_back_by_the_revision_they_are_of", stateful::between_revisions),
+        Case::new("must_hold::who_is_not_the_api_server_gets_no_answer_of_the_guard", strangers::at_the_guard),
         Case::new("must_hold::an_autoscaler_is_held_and_given_back", autoscaler::held_and_given_back).slow(),
         Case::new("must_hold::finished_objects_cause_no_writes", refused::idle),
     ]

@@ -20,6 +20,11 @@ pub const NOVICE: &str = "nora";
 pub const APPROVER: &str = "ava";
 /// Somebody on call, by `deploy/`'s role.
 pub const OPERATOR: &str = "oscar";
+/// In the groups of `examples/approvers.yaml`: on call, and a release manager.
+pub const ON_CALL: &str = "olaf";
+pub const MANAGER: &str = "mara";
+/// Bound to `tidegate-viewer` in a team's namespace and where it ships to.
+pub const VIEWER: &str = "vera";
 
 /// The acts need all of them; a case that wants to see others go on, two.
 const ENVIRONMENTS: [&str; 3] = ["staging", "prod-east", "prod-west"];
@@ -86,7 +91,9 @@ impl World {
     async fn start_hub_only(&self) -> Result<HubOnly> {
         let mut config = FleetConfig::new(run_dir("api"), &[]);
         config.data_plane = false;
-        config.users = vec![User::new(APPROVER, &[]), User::new(NOVICE, &[]), User::new(OPERATOR, &[])];
+        config.users = [APPROVER, NOVICE, OPERATOR, VIEWER].map(|name| User::new(name, &[])).to_vec();
+        config.users.push(User::new(ON_CALL, &["portal-on-call"]));
+        config.users.push(User::new(MANAGER, &["release-managers"]));
         let fleet = Fleet::start(config, self.parts.clone()).await.context("the control plane does not start")?;
         let kubeconfig = fleet.hub.kubeconfig_for(cluster::ADMIN)?;
         let installed = self.tidegate(&kubeconfig, &["install"]).await?;

@@ -1,13 +1,14 @@
-//! The server's certificate, read per accepted connection so that a rotation needs no restart
-//! (inotify on secret mounts is a known trap). A new file that cannot be used is told, and the last
-//! good one goes on serving. Never falls back to plain text.
+//! The server's certificate and, on demand, the authority of its clients, read per accepted connection so that a
+//! rotation needs no restart (inotify on secret mounts is a known trap). A new file that cannot be used is told, and the
+//! last good ones go on. Never falls back to plain text, nor from demanded client certificates to none.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
+use rustls::{RootCertStore, ServerConfig};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Mutex;
 
@@ -21,13 +22,23 @@ pub enum CertificateError {
     Empty { path: PathBuf },
     #[error("certificate {certificate} and key {key} cannot be used together: {source}")]
     Unusable { certificate: PathBuf, key: PathBuf, source: rustls::Error },
+    #[error("{path} holds a certificate that is no authority: {source}")]
+    Authority { path: PathBuf, source: rustls::Error },
+    #[error("client certificates cannot be checked by {path}: {source}")]
+    Clients { path: PathBuf, source: VerifierBuilderError },
 }
 
-/// A certificate chain and its key, as files that may change at any time.
+/// A certificate chain, its key, and the authority that clients' certificates must come from if they need one, as files
+/// that may change at any time.
 pub struct Certificates {
+    paths: Paths,
+    state: Mutex<State>,
+}
+
+struct Paths {
     certificate: PathBuf,
     key: PathBuf,
-    state: Mutex<State>,
+    clients: Option<PathBuf>,
 }
 
 struct State {
@@ -41,19 +52,26 @@ struct State {
 impl Certificates {
     /// Fails if the files cannot be used now: a server that never had a certificate must not start.
     pub async fn load(certificate: &Path, key: &Path) -> Result<Self, CertificateError> {
-        let files = read(certificate, key).await?;
-        let config = configure(certificate, key, &files)?;
-        Ok(Self {
-            certificate: certificate.to_owned(),
-            key: key.to_owned(),
-            state: Mutex::new(State { config, good: files.fingerprint, refused: None }),
-        })
+        Self::of(Paths { certificate: certificate.to_owned(), key: key.to_owned(), clients: None }).await
+    }
+
+    /// The same, for clients alone that show a certificate for client authentication which an authority in `clients`
+    /// (PEM) has signed. Others get no further than the handshake.
+    pub async fn load_for_clients_of(clients: &Path, certificate: &Path, key: &Path) -> Result<Self, CertificateError> {
+        let clients = Some(clients.to_owned());
+        Self::of(Paths { certificate: certificate.to_owned(), key: key.to_owned(), clients }).await
+    }
+
+    async fn of(paths: Paths) -> Result<Self, CertificateError> {
+        let files = read(&paths).await?;
+        let config = configure(&paths, &files)?;
+        Ok(Self { paths, state: Mutex::new(State { config, good: files.fingerprint, refused: None }) })
     }
 
     /// What the next connection is served with.
     pub async fn current(&self) -> Arc<ServerConfig> {
         let mut state = self.state.lock().await;
-        let files = match read(&self.certificate, &self.key).await {
+        let files = match read(&self.paths).await {
             Ok(files) => files,
             Err(error) => {
                 // An unreadable file has no content to tell it by; one constant stands for them all.
@@ -66,9 +84,10 @@ impl Certificates {
         if files.fingerprint == state.good {
             state.refused = None;
         } else if state.refused != Some(files.fingerprint) {
-            match configure(&self.certificate, &self.key, &files) {
+            match configure(&self.paths, &files) {
                 Ok(config) => {
-                    tracing::info!(certificate = %self.certificate.display(), "a new certificate is served from now on");
+                    let certificate = self.paths.certificate.display();
+                    tracing::info!(%certificate, "a new certificate is served from now on, or new clients are");
                     *state = State { config, good: files.fingerprint, refused: None };
                 }
                 Err(error) => {
@@ -84,44 +103,67 @@ impl Certificates {
 struct Files {
     certificate: Vec<u8>,
     key: Vec<u8>,
+    clients: Vec<u8>,
     fingerprint: [u8; 32],
 }
 
-async fn read(certificate: &Path, key: &Path) -> Result<Files, CertificateError> {
+async fn read(paths: &Paths) -> Result<Files, CertificateError> {
     let bytes = async |path: &Path| {
         tokio::fs::read(path).await.map_err(|source| CertificateError::Read { path: path.to_owned(), source })
     };
-    let (certificate, key) = (bytes(certificate).await?, bytes(key).await?);
+    let (certificate, key) = (bytes(&paths.certificate).await?, bytes(&paths.key).await?);
+    let clients = match &paths.clients {
+        Some(path) => bytes(path).await?,
+        None => vec![],
+    };
     let mut hash = Sha256::new();
-    hash.update((certificate.len() as u64).to_be_bytes());
-    hash.update(&certificate);
-    hash.update(&key);
-    Ok(Files { certificate, key, fingerprint: hash.finalize().into() })
+    for file in [&certificate, &key, &clients] {
+        hash.update((file.len() as u64).to_be_bytes());
+        hash.update(file);
+    }
+    Ok(Files { certificate, key, clients, fingerprint: hash.finalize().into() })
 }
 
-fn configure(certificate: &Path, key: &Path, files: &Files) -> Result<Arc<ServerConfig>, CertificateError> {
-    let pem = |path: &Path, what| {
-        let path = path.to_owned();
-        move |source| CertificateError::Pem { path, what, source }
-    };
-    let chain = CertificateDer::pem_slice_iter(&files.certificate)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(pem(certificate, "certificate"))?;
-    if chain.is_empty() {
-        return Err(CertificateError::Empty { path: certificate.to_owned() });
-    }
-    let private = PrivateKeyDer::from_pem_slice(&files.key).map_err(pem(key, "private key"))?;
+fn configure(paths: &Paths, files: &Files) -> Result<Arc<ServerConfig>, CertificateError> {
+    let private = PrivateKeyDer::from_pem_slice(&files.key).map_err(|source| CertificateError::Pem {
+        path: paths.key.clone(),
+        what: "private key",
+        source,
+    })?;
+    let chain = certificates(&paths.certificate, &files.certificate)?;
     let unusable =
-        |source| CertificateError::Unusable { certificate: certificate.to_owned(), key: key.to_owned(), source };
+        |source| CertificateError::Unusable { certificate: paths.certificate.clone(), key: paths.key.clone(), source };
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
+    let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
-        .map_err(unusable)?
-        .with_no_client_auth()
-        .with_single_cert(chain, private)
         .map_err(unusable)?;
+    let builder = match &paths.clients {
+        None => builder.with_no_client_auth(),
+        Some(path) => {
+            let mut roots = RootCertStore::empty();
+            for authority in certificates(path, &files.clients)? {
+                let refused = |source| CertificateError::Authority { path: path.clone(), source };
+                roots.add(authority).map_err(refused)?;
+            }
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+                .build()
+                .map_err(|source| CertificateError::Clients { path: path.clone(), source })?;
+            builder.with_client_cert_verifier(verifier)
+        }
+    };
+    let mut config = builder.with_single_cert(chain, private).map_err(unusable)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+/// At least one.
+fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
+    let found = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
+    let found = found.map_err(|source| CertificateError::Pem { path: path.to_owned(), what: "certificate", source })?;
+    match found.is_empty() {
+        true => Err(CertificateError::Empty { path: path.to_owned() }),
+        false => Ok(found),
+    }
 }
 
 #[cfg(test)]

@@ -35,6 +35,14 @@ pub struct InstallArgs {
     /// What the API server does when no guard answers: `Fail` refuses, `Ignore` lets everything in.
     #[arg(long, default_value = "Fail", value_parser = ["Fail", "Ignore"])]
     pub webhook_failure_policy: String,
+    /// Addresses from which the API server reaches the guard, as CIDR; may be repeated. Without it the guard's
+    /// NetworkPolicy is left as it is, and lets anybody ask if it is new.
+    #[arg(long)]
+    pub api_server: Vec<String>,
+    /// The guard demands a client certificate that an authority in the ConfigMap `tidegate-guard-clients` (key `ca.crt`)
+    /// has signed.
+    #[arg(long, requires = "image")]
+    pub guard_client_ca: bool,
     /// Ask the API server what would change, and change nothing.
     #[arg(long)]
     pub dry_run: bool,
@@ -86,12 +94,14 @@ macro_rules! manifest {
     };
 }
 
+const NETWORK: (&str, &str) = manifest!("network.yaml");
+
 const ACCOUNTS: &[(Role, &[(&str, &str)])] = &[
-    (Role::Hub, &[manifest!("hub.yaml"), manifest!("people.yaml")]),
-    (Role::Doors, &[manifest!("doors.yaml")]),
+    (Role::Hub, &[manifest!("hub.yaml"), manifest!("people.yaml"), NETWORK]),
+    (Role::Doors, &[manifest!("doors.yaml"), NETWORK]),
     (Role::SpokeAccess, &[manifest!("spoke-access.yaml")]),
-    (Role::Spoke, &[manifest!("spoke.yaml")]),
-    (Role::Guard, &[manifest!("guard.yaml"), manifest!("people.yaml")]),
+    (Role::Spoke, &[manifest!("spoke.yaml"), NETWORK]),
+    (Role::Guard, &[manifest!("guard.yaml"), manifest!("people.yaml"), NETWORK]),
 ];
 
 const DEPLOYMENTS: &[(Role, (&str, &str))] = &[
@@ -136,7 +146,10 @@ pub async fn install(args: &InstallArgs, client: Client, mut tell: impl FnMut(&s
         applier.wait_established().await?;
     }
     for object in &documents {
-        let change = applier.apply(object).await?;
+        let change = match args.api_server.is_empty() && is_guards_door(object) && applier.exists(object).await? {
+            true => Change::Unchanged,
+            false => applier.apply(object).await?,
+        };
         note(&describe(object), change, &mut tell);
     }
     let [created, changed, unchanged] = counts;
@@ -205,7 +218,25 @@ fn fill(text: &str, args: &InstallArgs, role: Role) -> Result<String, InstallErr
         let environment = args.environment.as_deref().ok_or(InstallError::EnvironmentMissing(word))?;
         text = text.replace("${environment}", environment);
     }
-    Ok(text.replace("${image}", args.image.as_deref().unwrap_or_default()))
+    let flags = if args.guard_client_ca { r#", "--client-ca=/clients/ca.crt""# } else { "" };
+    Ok(text
+        .replace("${image}", args.image.as_deref().unwrap_or_default())
+        .replace("${guard_flags}", flags)
+        .replace("${guard_peers}", &guard_peers(&args.api_server).to_string()))
+}
+
+/// Whom the guard's NetworkPolicy lets in is said once: an install without `--api-server` must not open it again.
+fn is_guards_door(object: &DynamicObject) -> bool {
+    object.name_any() == "tidegate-guard" && object.types.as_ref().is_some_and(|types| types.kind == "NetworkPolicy")
+}
+
+/// Who may connect to the guard; without `from` anybody.
+fn guard_peers(api_server: &[String]) -> serde_json::Value {
+    let mut rule = serde_json::json!({ "ports": [{ "protocol": "TCP", "port": 9443 }] });
+    if !api_server.is_empty() {
+        rule["from"] = api_server.iter().map(|cidr| serde_json::json!({ "ipBlock": { "cidr": cidr } })).collect();
+    }
+    rule
 }
 
 fn webhook(args: &InstallArgs, path: &PathBuf) -> Result<String, InstallError> {
@@ -239,19 +270,28 @@ struct Applier {
 }
 
 impl Applier {
-    async fn apply(&self, object: &DynamicObject) -> Result<Change, InstallError> {
+    async fn exists(&self, object: &DynamicObject) -> Result<bool, InstallError> {
+        let failed = |reason| InstallError::Apply { object: describe(object), reason };
+        Ok(bounded(self.api(object).await?.get_opt(&object.name_any())).await.map_err(failed)?.is_some())
+    }
+
+    async fn api(&self, object: &DynamicObject) -> Result<Api<DynamicObject>, InstallError> {
         let name = describe(object);
         let types = object.types.clone().unwrap_or_default();
         let gvk = GroupVersionKind::try_from(types).unwrap_or_else(|_| GroupVersionKind::gvk("", "", ""));
         let (resource, capabilities) = discovery::pinned_kind(&self.client, &gvk)
             .await
             .map_err(|source| InstallError::Kind { object: name.clone(), source })?;
-        let api: Api<DynamicObject> = match (object.namespace(), capabilities.scope) {
+        Ok(match (object.namespace(), capabilities.scope) {
             (Some(namespace), discovery::Scope::Namespaced) => {
                 Api::namespaced_with(self.client.clone(), &namespace, &resource)
             }
             _ => Api::all_with(self.client.clone(), &resource),
-        };
+        })
+    }
+
+    async fn apply(&self, object: &DynamicObject) -> Result<Change, InstallError> {
+        let (name, api) = (describe(object), self.api(object).await?);
         let failed = |reason| InstallError::Apply { object: name.clone(), reason };
         let before = bounded(api.get_opt(&object.name_any())).await.map_err(failed)?;
         let params = PatchParams {
@@ -320,6 +360,8 @@ mod tests {
             webhook_ca: None,
             webhook_url: None,
             webhook_failure_policy: "Fail".into(),
+            api_server: vec![],
+            guard_client_ca: false,
             dry_run: false,
         }
     }
@@ -348,16 +390,113 @@ mod tests {
         assert!(matches!(documents(&odd), Err(InstallError::EnvironmentName(_))));
     }
 
-    #[test]
-    fn the_roles_may_never_read_secrets_beyond_their_own_namespace() {
+    fn everything() -> InstallArgs {
         let mut all = args(&[Role::Hub, Role::Doors, Role::SpokeAccess, Role::Spoke, Role::Guard]);
         all.environment = Some("x".into());
-        for object in documents(&all).unwrap() {
-            let kind = object.types.as_ref().unwrap().kind.clone();
+        all.image = Some(format!("registry.example/tidegate@sha256:{}", "a".repeat(64)));
+        all
+    }
+
+    fn kind(object: &DynamicObject) -> &str {
+        &object.types.as_ref().unwrap().kind
+    }
+
+    /// Keys of servers, tokens of accounts and passwords of registries lie in `tidegate-system`, and are mounted by
+    /// whom they are for.
+    #[test]
+    fn a_role_reads_secrets_in_a_namespace_of_its_own_or_not_at_all() {
+        let mut readers = vec![];
+        for object in documents(&everything()).unwrap() {
             let text = serde_json::to_string(&object.data).unwrap();
-            if kind == "ClusterRole" {
-                assert!(!text.contains("\"secrets\""), "{}: {text}", object.name_any());
+            if !kind(&object).ends_with("Role") || !(text.contains("\"secrets\"") || text.contains("\"*\"")) {
+                continue;
             }
+            // A viewer sees every kind of our own group, where there are no Secrets.
+            let ours = object
+                .data
+                .pointer("/rules")
+                .unwrap()
+                .as_array()
+                .unwrap()
+                .iter()
+                .all(|rule| rule["apiGroups"] == serde_json::json!(["tidegate.io"]));
+            if !ours {
+                assert_eq!(
+                    object.data["rules"],
+                    serde_json::json!([{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}])
+                );
+                readers.push(describe(&object));
+            }
+        }
+        readers.sort();
+        assert_eq!(readers, ["Role tidegate-doors/tidegate-doors", "Role tidegate-hub/tidegate-hub"]);
+    }
+
+    /// Of the ports that the roles listen on, as `(component, port, from)`; `from` empty: anybody.
+    fn let_in(objects: &[DynamicObject]) -> Vec<(String, u64, String)> {
+        let mut found = vec![];
+        let pods: Vec<&DynamicObject> = objects.iter().filter(|object| kind(object) == "Deployment").collect();
+        for policy in objects.iter().filter(|object| kind(object) == "NetworkPolicy") {
+            let labels = policy.data.pointer("/spec/podSelector/matchLabels").and_then(|labels| labels.as_object());
+            let selects = |pod: &&&DynamicObject| {
+                let own = &pod.data["spec"]["template"]["metadata"]["labels"];
+                labels.into_iter().flatten().all(|(name, value)| own[name] == *value)
+            };
+            for pod in pods.iter().filter(selects) {
+                for rule in
+                    policy.data.pointer("/spec/ingress").and_then(|rules| rules.as_array()).into_iter().flatten()
+                {
+                    for port in rule["ports"].as_array().expect("a rule without ports lets in all of them") {
+                        let from = rule.get("from").map(ToString::to_string).unwrap_or_default();
+                        found.push((pod.name_any(), port["port"].as_u64().unwrap(), from));
+                    }
+                }
+            }
+        }
+        found.sort();
+        found
+    }
+
+    #[test]
+    fn the_network_lets_in_what_each_role_serves_and_nothing_else() {
+        let mut all = everything();
+        let objects = documents(&all).unwrap();
+        let denied = objects.iter().find(|object| object.name_any() == "tidegate-default-deny").unwrap();
+        assert_eq!(denied.data["spec"], serde_json::json!({"podSelector": {}, "policyTypes": ["Ingress"]}));
+        let scrapes = r#"[{"namespaceSelector":{"matchLabels":{"tidegate.io/scrapes-metrics":"true"}}}]"#;
+        let row = |role: &str, port: u64, from: &str| (format!("tidegate-{role}"), port, from.to_owned());
+        let expected = [
+            row("doors", 8443, ""),
+            row("doors", 9440, scrapes),
+            row("guard", 9440, scrapes),
+            row("guard", 9443, ""),
+            row("hub", 9440, scrapes),
+            row("spoke", 9440, scrapes),
+        ];
+        assert_eq!(let_in(&objects), expected);
+        // Every port that a container names is one of them.
+        for object in objects.iter().filter(|object| kind(object) == "Deployment") {
+            for port in object.data.pointer("/spec/template/spec/containers/0/ports").unwrap().as_array().unwrap() {
+                let port = port["containerPort"].as_u64().unwrap();
+                assert!(expected.iter().any(|(role, open, _)| *role == object.name_any() && *open == port), "{port}");
+            }
+        }
+        all.api_server = vec!["192.0.2.0/28".into(), "2001:db8::/64".into()];
+        let narrowed = let_in(&documents(&all).unwrap());
+        let from = r#"[{"ipBlock":{"cidr":"192.0.2.0/28"}},{"ipBlock":{"cidr":"2001:db8::/64"}}]"#;
+        assert!(narrowed.contains(&row("guard", 9443, from)), "{narrowed:?}");
+        assert!(!narrowed.contains(&row("guard", 9443, "")), "{narrowed:?}");
+    }
+
+    #[test]
+    fn a_guard_that_demands_client_certificates_is_told_where_their_authority_is() {
+        let mut all = everything();
+        for demands in [false, true] {
+            all.guard_client_ca = demands;
+            let objects = documents(&all).unwrap();
+            let guard = objects.iter().find(|o| kind(o) == "Deployment" && o.name_any() == "tidegate-guard").unwrap();
+            let args = guard.data.pointer("/spec/template/spec/containers/0/args").unwrap().as_array().unwrap();
+            assert_eq!(args.iter().any(|arg| arg == "--client-ca=/clients/ca.crt"), demands, "{args:?}");
         }
     }
 }

@@ -35,6 +35,10 @@ pub struct Args {
     pub tls_cert: std::path::PathBuf,
     #[arg(long)]
     pub tls_key: std::path::PathBuf,
+    /// Authorities (PEM) of which the API server has to show a client certificate, read per connection. Without it
+    /// whoever reaches the port may ask: see `Who may ask the guard` in docs/operations.md.
+    #[arg(long)]
+    pub client_ca: Option<std::path::PathBuf>,
     /// Namespaces that are not judged, by name. The webhook configuration leaves out the same ones.
     #[arg(long, value_delimiter = ',', default_value = "kube-system,kube-node-lease,tidegate-system")]
     pub excluded_namespaces: Vec<String>,
@@ -49,7 +53,10 @@ pub struct Args {
 /// Runs until SIGTERM.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let client = connect::client(args.common.kubeconfig.as_deref()).await?;
-    let certificates = Certificates::load(&args.tls_cert, &args.tls_key).await?;
+    let certificates = match &args.client_ca {
+        Some(clients) => Certificates::load_for_clients_of(clients, &args.tls_cert, &args.tls_key).await?,
+        None => Certificates::load(&args.tls_cert, &args.tls_key).await?,
+    };
     let listener =
         tokio::net::TcpListener::bind(args.listen).await.with_context(|| format!("listen on {}", args.listen))?;
     let wall = clock::wall();
@@ -101,7 +108,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             std::future::pending::<()>().await;
         }
     });
-    tracing::info!(address = %args.listen, environment = args.environment, "the guard answers");
+    tracing::info!(address = %args.listen, environment = args.environment, client_certificates = args.client_ca.is_some(), "the guard answers");
     let transport = Transport::Tls(Arc::new(certificates));
     let mut door = tokio::task::JoinSet::new();
     door.spawn(guard::route::run(guard, listener, transport, Limits::default(), stopping(stopped)));

@@ -27,7 +27,7 @@ use super::span::Span;
 ]))]
 pub struct EventSourceSpec {
     pub kind: EventSourceKind,
-    /// GitHub: the webhook's secret.
+    /// GitHub: the webhook's secret, of a Secret in `tidegate-doors`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hmac_secret: Option<SecretKeyRef>,
     /// Pub/Sub push: the OIDC token it must carry.
@@ -61,7 +61,7 @@ pub enum EventSourceKind {
     Artifactregistry,
 }
 
-/// A key of a Secret in `tidegate-system`.
+/// A key of a Secret in the namespace of the role that reads it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SecretKeyRef {
@@ -95,6 +95,7 @@ pub struct GithubReport {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 8, max = 512), regex(pattern = "^https?://"))]
     pub api: Option<String>,
+    /// Of a Secret in `tidegate-hub`.
     pub token: SecretKeyRef,
 }
 

@@ -3,6 +3,10 @@
 
 /// Namespace of the roles themselves, of EventSources and of BuildEvents.
 pub const SYSTEM_NAMESPACE: &str = "tidegate-system";
+/// Holds the Secrets by which senders are known, for the doors alone.
+pub const DOORS_NAMESPACE: &str = "tidegate-doors";
+/// Holds the tokens with which results are reported, for the hub alone.
+pub const HUB_NAMESPACE: &str = "tidegate-hub";
 /// Source of BuildEvents that a person made (`tidegate release`): bound to no EventSource, only to RBAC.
 pub const PERSON_SOURCE: &str = "person";
 /// Field manager of the roles' own server-side applies.

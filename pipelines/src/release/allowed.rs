@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kube::core::{Selector, SelectorExt};
 
-use crate::api::{AllowedPipelines, EnvironmentSpec, PipelineSpec};
+use crate::api::{AllowedPipelines, EnvironmentSpec, PipelineSpec, names};
 
 /// Why an environment does not let a pipeline act on a namespace.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -17,8 +17,15 @@ pub enum NotAllowed {
     OutOfReach { target: String },
 }
 
-/// Where the guard does not judge nothing is shipped, whatever an Environment says.
-const OUT_OF_REACH: [&str; 4] = ["kube-system", "kube-node-lease", "kube-public", crate::api::names::SYSTEM_NAMESPACE];
+/// Where the guard does not judge, and beside secrets of ours, nothing is shipped, whatever an Environment says.
+const OUT_OF_REACH: [&str; 6] = [
+    "kube-system",
+    "kube-node-lease",
+    "kube-public",
+    names::SYSTEM_NAMESPACE,
+    names::DOORS_NAMESPACE,
+    names::HUB_NAMESPACE,
+];
 
 /// Whether this entry lets a pipeline of `pipeline_namespace` act on `target`: on what it lists, or, where it
 /// lists nothing, on the namespace of the same name. The spoke asks this of every entry: it cannot see the

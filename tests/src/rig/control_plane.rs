@@ -6,13 +6,16 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 
 use anyhow::Result;
+use serde_json::json;
 
 use super::cluster::{self, User};
-use super::pki::Authority;
+use super::pki::{Authority, Issued};
 use super::process::Spec;
 use super::{Cluster, audit};
 use crate::parts::Parts;
 
+/// Where the guard of a cluster listens, at its API server's address.
+pub const GUARD_PORT: u16 = 9443;
 /// Deployments, StatefulSets, endpoints and what cleans up. Node lifecycle is left out: the test kubelet sends no heartbeats.
 const ENVIRONMENT_CONTROLLERS: &str = "deployment-controller,replicaset-controller,endpointslice-controller,\
      garbage-collector-controller,namespace-controller,disruption-controller,job-controller,statefulset-controller";
@@ -56,6 +59,7 @@ pub(super) fn prepare(
     cluster::write_private(&dir.join("accounts.key"), &private)?;
     std::fs::write(dir.join("accounts.pub"), public)?;
     std::fs::write(dir.join("audit-policy.yaml"), audit::POLICY)?;
+    webhook_client(dir, &address, authority)?;
     let mut tokens = BTreeMap::new();
     let mut lines = String::new();
     for (index, user) in users.iter().enumerate() {
@@ -65,6 +69,30 @@ pub(super) fn prepare(
     }
     cluster::write_private(&dir.join("tokens.csv"), &lines)?;
     Ok(tokens)
+}
+
+/// What the API server of a cluster shows its guard.
+pub fn shown_to_the_guard(cluster: &Cluster) -> Result<Issued> {
+    let file = |name: &str| std::fs::read_to_string(cluster.dir.join(name));
+    Ok(Issued { certificate: file("webhook-client.crt")?, key: file("webhook-client.key")? })
+}
+
+/// How an API server shows a guard that it is the API server: as docs/operations.md tells users to.
+fn webhook_client(dir: &Path, address: &str, authority: &Authority) -> Result<()> {
+    let issued = authority.issue_client("kube-apiserver")?;
+    std::fs::write(dir.join("webhook-client.crt"), issued.certificate)?;
+    cluster::write_private(&dir.join("webhook-client.key"), &issued.key)?;
+    let file = |name: &str| dir.join(name).display().to_string();
+    let user = json!({"client-certificate": file("webhook-client.crt"), "client-key": file("webhook-client.key")});
+    let credentials = json!({"apiVersion": "v1", "kind": "Config",
+        "users": [{"name": format!("{address}:{GUARD_PORT}"), "user": user}]});
+    std::fs::write(dir.join("webhook-kubeconfig.yaml"), serde_yaml_ng::to_string(&credentials)?)?;
+    let group = "apiserver.config.k8s.io/v1";
+    let admission = json!({"apiVersion": group, "kind": "AdmissionConfiguration", "plugins": [{
+        "name": "ValidatingAdmissionWebhook",
+        "configuration": {"apiVersion": group, "kind": "WebhookAdmissionConfiguration",
+            "kubeConfigFile": file("webhook-kubeconfig.yaml")}}]});
+    Ok(std::fs::write(dir.join("admission.yaml"), serde_yaml_ng::to_string(&admission)?)?)
 }
 
 pub(super) fn api_server(parts: &Parts, dir: &Path, name: &str, address: Ipv4Addr, etcd: &str) -> Spec {
@@ -85,6 +113,7 @@ pub(super) fn api_server(parts: &Parts, dir: &Path, name: &str, address: Ipv4Add
         format!("--token-auth-file={}", file("tokens.csv")),
         "--authorization-mode=RBAC".to_owned(),
         "--disable-admission-plugins=ServiceAccount".to_owned(),
+        format!("--admission-control-config-file={}", file("admission.yaml")),
         "--service-cluster-ip-range=10.96.0.0/16".to_owned(),
         format!("--audit-policy-file={}", file("audit-policy.yaml")),
         format!("--audit-log-path={}", audit::log_of(dir).display()),

@@ -1,4 +1,5 @@
-//! One certificate authority per rig: serving certificates with IP addresses for API servers, webhooks and doors.
+//! One certificate authority per rig: serving certificates with IP addresses for API servers, webhooks and doors, and
+//! those that API servers show as clients of a webhook.
 //! Nothing in a rig skips the check of a certificate.
 
 use anyhow::Result;
@@ -34,9 +35,18 @@ impl Authority {
 
     /// A serving certificate for host names and IP addresses.
     pub fn issue(&self, names: &[&str]) -> Result<Issued> {
+        self.issue_for(names, ExtendedKeyUsagePurpose::ServerAuth)
+    }
+
+    /// With which a client says who it is.
+    pub fn issue_client(&self, name: &str) -> Result<Issued> {
+        self.issue_for(&[name], ExtendedKeyUsagePurpose::ClientAuth)
+    }
+
+    fn issue_for(&self, names: &[&str], usage: ExtendedKeyUsagePurpose) -> Result<Issued> {
         let mut params = CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>())?;
         params.distinguished_name.push(DnType::CommonName, names.first().copied().unwrap_or("tidegate"));
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.extended_key_usages = vec![usage];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.use_authority_key_identifier_extension = true;
         let key = KeyPair::generate()?;

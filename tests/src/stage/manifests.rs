@@ -115,8 +115,13 @@ pub fn event_sources(registry: &str, google_issuer: &str, github_api: &str, gith
         r#"
 apiVersion: v1
 kind: Secret
-metadata: {{name: github, namespace: tidegate-system}}
-stringData: {{webhook: "{HMAC_SECRET}", token: "{github_token}"}}
+metadata: {{name: github, namespace: tidegate-doors}}
+stringData: {{webhook: "{HMAC_SECRET}"}}
+---
+apiVersion: v1
+kind: Secret
+metadata: {{name: github, namespace: tidegate-hub}}
+stringData: {{token: "{github_token}"}}
 ---
 apiVersion: tidegate.io/v1alpha1
 kind: EventSource

@@ -7,12 +7,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::rig::cluster::{ADMIN, Cluster};
+pub use crate::rig::control_plane::GUARD_PORT;
 use crate::rig::fleet::Fleet;
 use crate::rig::process::Spec;
 
 const LIMIT: Duration = Duration::from_secs(60);
 pub const DOORS_PORT: u16 = 8443;
-pub const GUARD_PORT: u16 = 9443;
 pub const GUARD_TELEMETRY: u16 = 9444;
 
 /// The product's binary and how each role of it is called on this fleet.
@@ -119,6 +119,7 @@ impl Roles {
             format!("--listen={}", SocketAddr::new(IpAddr::V4(cluster.address), GUARD_PORT)),
             format!("--tls-cert={}", cert.display()),
             format!("--tls-key={}", key.display()),
+            format!("--client-ca={}", fleet.ca_pem.display()),
         ]);
         // Ready only when the mirror has brought a policy: awaited later.
         fleet.processes.start(spec.args(more.iter().copied())).await

@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+
+use crate::rig::pki::Issued;
 
 /// A body that does not come may be waited for at the other end.
 const LONGEST: Duration = Duration::from_secs(30);
@@ -123,12 +125,24 @@ pub struct Raw {
 impl Raw {
     /// `host` is an address, `ca_pem` what the certificate there is checked against.
     pub fn to(host: &str, port: u16, ca_pem: &str) -> Result<Self> {
+        Self::showing(None, host, port, ca_pem)
+    }
+
+    /// The same by a client that shows this certificate to whoever asks for one.
+    pub fn showing(shown: Option<&Issued>, host: &str, port: u16, ca_pem: &str) -> Result<Self> {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let mut roots = rustls::RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
             roots.add(certificate?)?;
         }
-        let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let config = rustls::ClientConfig::builder().with_root_certificates(roots);
+        let config = match shown {
+            None => config.with_no_client_auth(),
+            Some(shown) => {
+                let chain = CertificateDer::pem_slice_iter(shown.certificate.as_bytes()).collect::<Result<_, _>>()?;
+                config.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(shown.key.as_bytes())?)?
+            }
+        };
         let name = ServerName::try_from(host.to_owned())?;
         Ok(Self { address: format!("{host}:{port}"), name, tls: TlsConnector::from(Arc::new(config)) })
     }

@@ -63,6 +63,16 @@ async fn patch(client: &Client, object: &Value, subresource: &str, change: &Valu
     send(client, request.body(serde_json::to_vec(change)?)?).await
 }
 
+pub async fn read(client: &Client, object: &Value) -> Result<Answer> {
+    let name = object["metadata"]["name"].as_str().context("an object without a name")?;
+    send(client, http::Request::get(format!("{}/{name}", collection(object)?)).body(Vec::new())?).await
+}
+
+/// Objects like `object`, by a query such as `?watch=true`.
+pub async fn read_all(client: &Client, object: &Value, query: &str) -> Result<Answer> {
+    send(client, http::Request::get(format!("{}{query}", collection(object)?)).body(Vec::new())?).await
+}
+
 pub async fn delete(client: &Client, object: &Value) -> Result<Answer> {
     let name = object["metadata"]["name"].as_str().context("an object without a name")?;
     send(client, http::Request::delete(format!("{}/{name}", collection(object)?)).body(Vec::new())?).await

@@ -175,7 +175,9 @@ pub async fn the_spoke_writes_nothing_in_the_clusters_own_namespaces(fleet: &Fle
         "selector": {"matchLabels": {"app": "reach"}},
         "template": {"metadata": {"labels": {"app": "reach"}}, "spec": {"containers": [{"name": "a", "image": "r.example/a"}]}}}});
     for object in [service, deployment, samples::named("Rollout", "reach")?] {
-        for namespace in ["kube-system", "kube-public", "kube-node-lease", "tidegate-system"] {
+        for namespace in
+            ["kube-system", "kube-public", "kube-node-lease", "tidegate-system", "tidegate-doors", "tidegate-hub"]
+        {
             let answer = ask::try_create(&spoke, &in_namespace(object.clone(), namespace)).await?;
             answer.refused_with(out_of_reach).with_context(|| format!("{} in {namespace}", object["kind"]))?;
         }

@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::Client;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use serde_json::json;
+use tidegate_tests::rig::control_plane::shown_to_the_guard;
 use tidegate_tests::rig::pki::Authority;
 use tidegate_tests::rig::{Cluster, apply};
 use tidegate_tests::stage::manifests::APP;
@@ -118,7 +119,8 @@ fn replace(path: &Path, text: &str) -> Result<()> {
 
 /// Over a connection of its own that trusts nothing but this authority.
 async fn answers(cluster: &Cluster, authority: &Authority) -> Result<()> {
-    let raw = Raw::to(&cluster.address.to_string(), GUARD_PORT, &authority.ca_pem())?;
+    let shown = shown_to_the_guard(cluster)?;
+    let raw = Raw::showing(Some(&shown), &cluster.address.to_string(), GUARD_PORT, &authority.ca_pem())?;
     let request = Request { method: "GET".to_owned(), ..Request::post("/healthz", Vec::new()) };
     let answers = raw.send(&request).await?;
     ensure!(answers.first().is_some_and(|answer| answer.status == 200), "{answers:?}");

@@ -112,7 +112,7 @@ impl Store for KubeStore {
         if let Some(kept) = secrets.get(&key).filter(|kept| lasts(kept)) {
             return kept.1.clone();
         }
-        let api: Api<Secret> = Api::namespaced(self.client.clone(), names::SYSTEM_NAMESPACE);
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), names::DOORS_NAMESPACE);
         let found = match bounded(api.get_opt(&reference.name)).await {
             Ok(Ok(secret)) => Ok(secret.and_then(|secret| secret.data?.remove(&reference.key)).map(|bytes| bytes.0)),
             Ok(Err(error)) => Err(StoreError::Away(error.to_string())),

@@ -39,7 +39,7 @@ impl<'a> Ground<'a> {
             r#"
 apiVersion: v1
 kind: Secret
-metadata: {{name: other, namespace: tidegate-system}}
+metadata: {{name: other, namespace: tidegate-doors}}
 stringData: {{webhook: "{OTHER_SECRET}"}}
 ---
 apiVersion: tidegate.io/v1alpha1
