@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 use super::assess::{Assessor, Want, allows, key, last_allowed, named, verdict_object};
 use super::cluster::Cluster;
 use super::facts::InForce;
+use super::finish;
 use super::stable;
 use crate::Now;
 
@@ -39,8 +40,6 @@ pub struct Ahead {
     assessor: Arc<Assessor>,
     now: Now,
     attempts: HashMap<Digest, Attempt>,
-    /// What requests could not wait for.
-    asked: Vec<Want>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -51,20 +50,21 @@ struct Attempt {
 
 impl Ahead {
     pub fn new(cluster: Arc<dyn Cluster>, assessor: Arc<Assessor>, now: Now) -> Self {
-        Self { cluster, assessor, now, attempts: HashMap::new(), asked: Vec::new() }
+        Self { cluster, assessor, now, attempts: HashMap::new() }
     }
 
     /// Works until dropped.
-    pub async fn run(mut self, mut unfinished: mpsc::Receiver<Want>, mut changes: watch::Receiver<u64>) {
+    pub async fn run(self, unfinished: mpsc::Receiver<Want>, changes: watch::Receiver<u64>) {
+        let (cluster, assessor) = (self.cluster.clone(), self.assessor.clone());
+        tokio::join!(self.follow(changes), finish::run(&*cluster, &assessor, unfinished));
+    }
+
+    async fn follow(mut self, mut changes: watch::Receiver<u64>) {
         loop {
             changes.mark_unchanged();
             let wait = self.pass().await;
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return },
-                want = unfinished.recv() => match want {
-                    Some(want) => self.asked.push(want),
-                    None => return,
-                },
                 () = tokio::time::sleep(wait) => {}
             }
         }
@@ -79,8 +79,6 @@ impl Ahead {
             self.fill_accounts(&mut wants, &rollouts).await;
         }
         self.drop_unneeded(&in_force, &wants).await;
-        let ours: BTreeSet<Digest> = wants.iter().map(|want| key(&in_force, want)).collect();
-        wants.append(&mut self.asked);
         let now = (self.now)();
         let due: Vec<Want> = wants.iter().filter(|want| self.is_due(&in_force, want, now)).cloned().collect();
         let assessor = &self.assessor;
@@ -93,8 +91,7 @@ impl Ahead {
             .collect()
             .await;
         for (want, verdict) in verified {
-            let ours = ours.contains(&key(&in_force, &want));
-            self.settle(&in_force, &want, verdict, ours).await;
+            self.settle(&in_force, &want, verdict).await;
         }
         self.until_due(&in_force, &wants)
     }
@@ -109,9 +106,7 @@ impl Ahead {
         }
     }
 
-    /// `ours`: a Rollout wants it. What only some pod asked for is kept if it allows, else whoever may make a pod could
-    /// have a no of theirs written.
-    async fn settle(&mut self, in_force: &Arc<InForce>, want: &Want, verdict: Option<Verdict>, ours: bool) {
+    async fn settle(&mut self, in_force: &Arc<InForce>, want: &Want, verdict: Option<Verdict>) {
         let now = (self.now)();
         let retry_after = match &verdict {
             Some(verdict) if verdict.allows() => None,
@@ -120,8 +115,8 @@ impl Ahead {
         };
         let key = key(in_force, want);
         let written = match &verdict {
-            Some(verdict) if ours || verdict.allows() => self.write(in_force, want, verdict, now).await,
-            _ => Ok(()),
+            Some(verdict) => self.write(in_force, want, verdict, now).await,
+            None => Ok(()),
         };
         if let Err(error) = &written {
             tracing::warn!(%error, image = %want.image, "a verdict could not be written; again soon");

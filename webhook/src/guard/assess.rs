@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 
 use super::cluster::Cluster;
 use super::facts::{InForce, Judged};
+use super::places::Places;
 use crate::Now;
 
 /// An image to verify for a namespace (and, where a check set is a service account's, for that).
@@ -41,12 +42,13 @@ pub struct Assessor {
     now: Now,
     /// What did not finish in a request's time is finished there.
     unfinished: mpsc::Sender<Want>,
+    places: Places,
 }
 
 impl Assessor {
     pub fn new(cluster: Arc<dyn Cluster>, verifier: Arc<Verifier>, now: Now) -> (Self, mpsc::Receiver<Want>) {
         let (unfinished, receiver) = mpsc::channel(256);
-        (Self { cluster, verifier, now, unfinished }, receiver)
+        (Self { cluster, verifier, now, unfinished, places: Places::default() }, receiver)
     }
 
     /// What is kept about this image, without asking anybody: `None` if nothing is.
@@ -73,7 +75,11 @@ impl Assessor {
             Some(kept) if allows(&kept, now) => return Assessment { judged: Judged::Allow, expired: None },
             Some(kept) => last_allowed(&kept).map(|time| time.0),
         };
-        let Ok(verdict) = tokio::time::timeout(budget, self.verify(in_force, want)).await else {
+        let verified = async {
+            let _place = self.places.enter(&want.scope.namespace).await;
+            self.verify(in_force, want).await
+        };
+        let Ok(verdict) = tokio::time::timeout(budget, verified).await else {
             // A full queue means that as much is being verified already; a dry run leaves nothing behind.
             let goes_on = if keep && self.unfinished.try_send(want.clone()).is_ok() { "; it goes on" } else { "" };
             let text =
@@ -115,10 +121,31 @@ impl Assessor {
         }
     }
 
-    /// What a tag names now.
-    pub async fn resolve(&self, in_force: &InForce, image: &ImageRef, budget: Duration) -> Result<Digest, String> {
+    /// Verifies what a request could not wait for, and keeps it if it allows.
+    pub async fn finish(&self, in_force: &InForce, want: &Want) {
+        if self.kept(in_force, want).is_some_and(|kept| allows(&kept, (self.now)())) {
+            return;
+        }
+        let verdict = self.verify(in_force, want).await;
+        if verdict.allows() {
+            self.keep(in_force, want, &verdict).await;
+        }
+    }
+
+    /// What a tag names now, for a pod of this namespace.
+    pub async fn resolve(
+        &self,
+        in_force: &InForce,
+        namespace: &str,
+        image: &ImageRef,
+        budget: Duration,
+    ) -> Result<Digest, String> {
         let at = in_force.policy.locate(image);
-        match tokio::time::timeout(budget, self.verifier.fetch().resolve(&at, image)).await {
+        let resolved = async {
+            let _place = self.places.enter(namespace).await;
+            self.verifier.fetch().resolve(&at, image).await
+        };
+        match tokio::time::timeout(budget, resolved).await {
             Ok(Ok(digest)) => Ok(digest),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err(format!("no answer within {} ms", budget.as_millis())),

@@ -92,7 +92,7 @@ impl Gatherer<'_> {
         if image.digest.is_some() {
             return ImageFact::Pinned(self.verified(image, in_force, scope, rollouts, warn_only).await);
         }
-        let now = match self.assessor.resolve(in_force, &image, self.left()).await {
+        let now = match self.assessor.resolve(in_force, &scope.namespace, &image, self.left()).await {
             Err(why) => Err(why),
             Ok(digest) => {
                 let pinned = image.with_digest(digest);

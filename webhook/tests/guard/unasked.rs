@@ -1,19 +1,8 @@
 //! What is refused in any case costs no registry a request: whoever may bring in nothing cannot make the
 //! guard fetch. What depends on the images is looked at as ever.
 
-use std::sync::Arc;
-use std::time::Duration;
-
-use async_trait::async_trait;
-use bytes::Bytes;
 use serde_json::{Value, json};
-use tidegate_policies::digest::Digest;
-use tidegate_policies::image::ImageRef;
-use tidegate_policies::model::{Mode, Scope};
-use tidegate_policies::registry::{Fetch, FetchError, Location, Manifest, Referrer};
-use tidegate_policies::verifier::Verifier;
-use tidegate_webhook::guard::Assessor;
-use tidegate_webhook::guard::assess::Want;
+use tidegate_policies::model::Mode;
 
 use crate::house::*;
 
@@ -101,41 +90,5 @@ async fn audit_tells_of_the_images_too_whoever_brings_them() {
         let workload = review["request"]["kind"]["kind"] != "Pod";
         let told = |word: &str| warnings.iter().any(|told| told.contains(word));
         assert!(told("sign") || workload && told("is a tag"), "{name}: {warnings:?}");
-    }
-}
-
-/// A registry that never answers.
-struct Hanging;
-
-#[async_trait]
-impl Fetch for Hanging {
-    async fn resolve(&self, _: &Location, _: &ImageRef) -> Result<Digest, FetchError> {
-        std::future::pending().await
-    }
-
-    async fn manifest(&self, _: &Location, _: &Digest) -> Result<Manifest, FetchError> {
-        std::future::pending().await
-    }
-
-    async fn referrers(&self, _: &Location, _: &Digest) -> Result<Vec<Referrer>, FetchError> {
-        std::future::pending().await
-    }
-
-    async fn blob(&self, _: &Location, _: &Digest, _: u64) -> Result<Bytes, FetchError> {
-        std::future::pending().await
-    }
-}
-
-#[tokio::test]
-async fn what_a_dry_run_could_not_wait_for_is_not_finished_behind_it() {
-    let house = House::enforcing();
-    let in_force = house.guard.cluster.in_force().unwrap();
-    let verifier = Arc::new(Verifier::new(Arc::new(Hanging)));
-    let (assessor, mut unfinished) = Assessor::new(house.cluster.clone(), verifier, house.guard.now.clone());
-    let scope = Scope { namespace: "portal".to_owned(), service_account: Some("default".to_owned()) };
-    let want = Want { image: unsigned(1).parse().unwrap(), scope, revision: None };
-    for (dry_run, left) in [(true, false), (false, true)] {
-        assessor.assess(&in_force, &want, Duration::from_millis(1), !dry_run).await;
-        assert_eq!(unfinished.try_recv().is_ok(), left, "dry run: {dry_run}");
     }
 }

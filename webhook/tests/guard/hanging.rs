@@ -1,0 +1,144 @@
+//! A registry that never answers: who named its images waits, and nobody else does.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::future::join_all;
+use tidegate_pipelines::api::VerdictDecision;
+use tidegate_policies::digest::Digest;
+use tidegate_policies::image::ImageRef;
+use tidegate_policies::model::Scope;
+use tidegate_policies::registry::{Fetch, FetchError, Location, Manifest, Referrer};
+use tidegate_policies::verifier::Verifier;
+use tidegate_webhook::guard::assess::Want;
+use tidegate_webhook::guard::facts::Judged;
+use tidegate_webhook::guard::{Ahead, Assessor};
+use tokio::sync::{mpsc, watch};
+
+use crate::house::*;
+
+/// Counts who waits for it; images of this digest alone are not there, which it says at once.
+#[derive(Clone, Default)]
+struct Hanging {
+    waiting: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+    answers_for: Option<Digest>,
+}
+
+struct Waiting(Arc<AtomicUsize>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Hanging {
+    fn asked_by(self, house: &House) -> (Assessor, mpsc::Receiver<Want>) {
+        let verifier = Arc::new(Verifier::new(Arc::new(self)));
+        Assessor::new(house.cluster.clone(), verifier, house.guard.now.clone())
+    }
+
+    async fn hang<T>(&self, digest: Option<&Digest>) -> Result<T, FetchError> {
+        if digest.is_some() && digest == self.answers_for.as_ref() {
+            return Err(FetchError::NotFound { what: "it".to_owned(), at: "r.test".to_owned() });
+        }
+        let now = self.waiting.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most.fetch_max(now, Ordering::SeqCst);
+        let _waiting = Waiting(self.waiting.clone());
+        std::future::pending().await
+    }
+}
+
+#[async_trait]
+impl Fetch for Hanging {
+    async fn resolve(&self, _: &Location, image: &ImageRef) -> Result<Digest, FetchError> {
+        self.hang(image.digest.as_ref()).await
+    }
+
+    async fn manifest(&self, _: &Location, digest: &Digest) -> Result<Manifest, FetchError> {
+        self.hang(Some(digest)).await
+    }
+
+    async fn referrers(&self, _: &Location, digest: &Digest) -> Result<Vec<Referrer>, FetchError> {
+        self.hang(Some(digest)).await
+    }
+
+    async fn blob(&self, _: &Location, digest: &Digest, _: u64) -> Result<Bytes, FetchError> {
+        self.hang(Some(digest)).await
+    }
+}
+
+fn want(namespace: &str, n: u8) -> Want {
+    let scope = Scope { namespace: namespace.to_owned(), service_account: Some("default".to_owned()) };
+    Want { image: unsigned(n).parse().unwrap(), scope, revision: None }
+}
+
+#[tokio::test]
+async fn one_namespaces_hanging_images_take_no_other_ones_place() {
+    let house = House::enforcing();
+    let in_force = house.guard.cluster.in_force().unwrap();
+    let registry = Hanging { answers_for: Some(digest(200).parse().unwrap()), ..Hanging::default() };
+    let (assessor, _unfinished) = registry.clone().asked_by(&house);
+    let budget = Duration::from_millis(300);
+    let hanging: Vec<Want> = (0..120).map(|n| want("noisy", n)).collect();
+    let tags = join_all((0..120).map(|n| {
+        let image = format!("r.test/unsigned/portal:{n}").parse().unwrap();
+        let (assessor, in_force) = (&assessor, &in_force);
+        async move { assessor.resolve(in_force, "noisy", &image, budget).await }
+    }));
+    let pods = join_all(hanging.iter().map(|want| assessor.assess(&in_force, want, budget, true)));
+    let quiet = want("quiet", 200);
+    let (pods, tags, quiet) = tokio::join!(pods, tags, assessor.assess(&in_force, &quiet, budget, true));
+    assert!(
+        pods.iter().all(|found| matches!(&found.judged, Judged::Error(why) if why.contains("could not be verified")))
+    );
+    assert!(tags.iter().all(Result::is_err));
+    let waited = matches!(&quiet.judged, Judged::Error(why) if why.contains("within 300 ms"));
+    assert!(!waited, "the other namespace waited as well: {:?}", quiet.judged);
+    // A verification asks for a manifest and for what refers to it at once.
+    let most = registry.most.load(Ordering::SeqCst);
+    assert!((32..=64).contains(&most), "{most} requests at once");
+    assert_eq!(registry.waiting.load(Ordering::SeqCst), 0, "who gave up waits no more");
+}
+
+#[tokio::test]
+async fn what_a_pod_could_not_wait_for_holds_up_no_rollout() {
+    let house = House::enforcing();
+    let (assessor, unfinished) = Hanging::default().asked_by(&house);
+    let assessor = Arc::new(assessor);
+    let in_force = house.guard.cluster.in_force().unwrap();
+    for n in 0..40 {
+        assessor.assess(&in_force, &want("noisy", n), Duration::from_millis(1), true).await;
+    }
+    let changes = watch::Sender::new(0);
+    let ahead = Ahead::new(house.cluster.clone(), assessor, house.guard.now.clone());
+    let later = async {
+        // The first pass finds no rollout; by then the others are under way.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        house.rollout("r-1", &[good(1)], &[], None, 0);
+        changes.send_replace(1);
+        while house.is_kept(&good(1)) != Some(VerdictDecision::Allow) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        () = ahead.run(unfinished, changes.subscribe()) => panic!("it ended"),
+        ended = tokio::time::timeout(Duration::from_secs(5), later) => assert!(ended.is_ok(), "no verdict for the rollout"),
+    }
+}
+
+#[tokio::test]
+async fn what_a_dry_run_could_not_wait_for_is_not_finished_behind_it() {
+    let house = House::enforcing();
+    let in_force = house.guard.cluster.in_force().unwrap();
+    let (assessor, mut unfinished) = Hanging::default().asked_by(&house);
+    let want = want("portal", 1);
+    for (dry_run, left) in [(true, false), (false, true)] {
+        assessor.assess(&in_force, &want, Duration::from_millis(1), !dry_run).await;
+        assert_eq!(unfinished.try_recv().is_ok(), left, "dry run: {dry_run}");
+    }
+}
