@@ -2,6 +2,8 @@
 .PHONY: demo up test check clean tools
 
 demo up: tools
+	@[ -e target/release/demo ] || \
+		echo "building tidegate and the demo: some $$(grep -c '^\[\[package' Cargo.lock) crates, 10 to 20 minutes the first time"
 	cargo build --locked --release -p tidegate-controller -p tidegate-tests --bin tidegate --bin demo
 	target/release/demo $(if $(filter up,$@),--up)
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Set by the outer half for the inner one.
+/// Set by the outer half for the inner one, to its process id.
 const MARKER: &str = "TIDEGATE_RIG_NAMESPACE";
 /// All of it is local inside: every pod, server and gateway has an address of its own.
 pub const RANGE: &str = "10.244.0.0/16";
@@ -27,11 +27,19 @@ const FORGET: [&str; 9] = [
     "KUBECONFIG",
 ];
 
+/// What a program that Ctrl-C cuts short exits with, by convention.
+pub const INTERRUPTED: i32 = 130;
+
 /// Returns once the process is inside; until then it runs the same program there, and ends as that one ends.
 ///
 /// Call it before a runtime or a thread exists. Inside the process is the first of its process namespace: when it
 /// ends, however it ends, so does everything it started.
 pub fn enter() -> Result<()> {
+    enter_until(INTERRUPTED)
+}
+
+/// The same for a program that exits with `interrupted` after Ctrl-C.
+pub fn enter_until(interrupted: i32) -> Result<()> {
     if std::env::var_os(MARKER).is_some() {
         return prepare();
     }
@@ -52,16 +60,19 @@ pub fn enter() -> Result<()> {
     // If this process is killed, the kernel kills the child, and that its namespaces.
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "--", "unshare"]).args(FLAGS).arg(program).args(std::env::args_os().skip(1));
-    command.env(MARKER, "inside");
+    command.env(MARKER, std::process::id().to_string());
     for name in FORGET {
         command.env_remove(name);
     }
-    let code = tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(outer_half(command))?;
+    let code = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(outer_half(command, interrupted))?;
     std::process::exit(code)
 }
 
 /// Waits for the inner half. `unshare` blocks SIGTERM while it waits, so a signal to us is handed on as a kill.
-async fn outer_half(command: Command) -> Result<i32> {
+async fn outer_half(command: Command, interrupted: i32) -> Result<i32> {
     use std::os::unix::process::ExitStatusExt;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -74,14 +85,20 @@ async fn outer_half(command: Command) -> Result<i32> {
             return Ok(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default()));
         }
         // From a terminal the inner half has it too, and may want to say something before it ends.
-        _ = interrupt.recv() => 130,
+        _ = interrupt.recv() => interrupted,
         _ = terminate.recv() => 143,
         _ = hangup.recv() => 129,
     };
-    if code != 130 || tokio::time::timeout(Duration::from_secs(5), child.wait()).await.is_err() {
+    if code != interrupted || tokio::time::timeout(Duration::from_secs(5), child.wait()).await.is_err() {
         child.kill().await?;
     }
     Ok(code)
+}
+
+/// The process whose end ends everything here, by the id that it has outside: inside every run has the same ones.
+pub fn outer_pid() -> u32 {
+    let outer = std::env::var_os(MARKER).and_then(|value| value.to_str()?.parse().ok());
+    outer.unwrap_or_else(std::process::id)
 }
 
 /// Writes a script that runs a command in these namespaces from another terminal: `enter kubectl get pods`.
@@ -107,13 +124,18 @@ fn prepare() -> Result<()> {
 
 /// Ends the process on Ctrl-C or SIGTERM. The first process of a namespace ignores signals without a handler.
 pub fn end_on_signal() {
-    crate::rig::spawn(async {
+    end_on_signal_with(INTERRUPTED);
+}
+
+/// The same, exiting with `interrupted` after Ctrl-C.
+pub fn end_on_signal_with(interrupted: i32) {
+    crate::rig::spawn(async move {
         let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
         else {
             return;
         };
         let code = tokio::select! {
-            _ = interrupt.recv() => 130,
+            _ = interrupt.recv() => interrupted,
             _ = terminate.recv() => 143,
         };
         std::process::exit(code);

@@ -6,13 +6,16 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tidegate_pipelines::judge::{
-    Assessment, Batch, Decision, JudgeConfig, JudgeState, RawSeries, Scene, Watch, assess,
+    Assessment, Batch, Decision, JudgeConfig, JudgeState, Pod, RawSeries, Scene, Watch, assess,
 };
 use tidegate_pipelines::rollout::{JudgeSays, JudgeView, Share};
 use tokio::sync::watch;
 
 use crate::clock::SharedClock;
 use crate::metrics::{MetricsPort, ReadRequest};
+
+/// Prometheus hands targets that it discovered to its scrapers once in five seconds.
+const DISCOVERY: Duration = Duration::from_secs(5);
 
 /// What the rollout tells its judge; a change takes effect at the next reading.
 #[derive(Clone, Debug)]
@@ -35,7 +38,8 @@ pub struct Answer {
 
 impl Answer {
     /// As the planner takes it, for the step that it is at now: an answer about another step certifies nothing.
-    pub fn view(&self, watch: Watch, interval: Duration, now: Timestamp) -> JudgeView {
+    /// `canary`: its pods as they are now.
+    pub fn view(&self, watch: Watch, interval: Duration, canary: &[Pod], now: Timestamp) -> JudgeView {
         let same = self.watch == watch;
         let reasons = self.assessment.reasons().join("; ");
         let says = match &self.assessment.decision {
@@ -51,10 +55,18 @@ impl Answer {
             // One sample an interval is all there can be.
             blind_for: if age <= interval * 2 { Duration::ZERO } else { age },
             canary_scraped: self.assessment.canary_scraped,
+            canary_young: young(canary, interval, now),
             config_errors: self.assessment.config_errors.clone(),
             state: self.state.clone(),
         }
     }
+}
+
+/// Whether even the oldest of these pods may still wait for its first scrape: discovered, and then two intervals.
+fn young(pods: &[Pod], interval: Duration, now: Timestamp) -> bool {
+    let oldest = pods.iter().map(|pod| pod.since).min();
+    let age = oldest.map(|since| Duration::try_from(now.duration_since(since)).unwrap_or_default());
+    age.is_none_or(|age| age < DISCOVERY + interval * 2)
 }
 
 /// Asks as long as somebody listens. `state` is what the status keeps; what lies between its watermark and
@@ -174,6 +186,19 @@ mod tests {
 
     fn series(of: &str, samples: &[(i64, f64)]) -> RawSeries {
         RawSeries { of: of.into(), source: String::new(), key: String::new(), samples: samples.to_vec() }
+    }
+
+    #[test]
+    fn pods_are_young_until_discovered_and_twice_an_interval_old() {
+        let at = |seconds: i64| Timestamp::from_second(1_000 + seconds).unwrap();
+        let pods = |since: &[i64]| -> Vec<Pod> {
+            since.iter().map(|since| Pod { name: format!("p{since}"), since: at(*since) }).collect()
+        };
+        let interval = Duration::from_secs(15);
+        assert!(young(&[], interval, at(0)));
+        assert!(young(&pods(&[0]), interval, at(34)));
+        assert!(!young(&pods(&[0]), interval, at(35)));
+        assert!(!young(&pods(&[34, 0]), interval, at(35)), "one that could have been scraped is enough");
     }
 
     #[test]

@@ -202,7 +202,7 @@ pub fn observe(
         taken,
         autoscaler: autoscaler(world, namespace, &spec.workload.name),
         data_plane: DataPlane { share: answer.map_or(Share::Unknown, |a| a.share), lag: lag.unwrap_or(DEFAULT_LAG) },
-        judge: answer.map(|a| a.view(watch.unwrap_or(Watch::Before), interval, now)),
+        judge: answer.map(|a| a.view(watch.unwrap_or(Watch::Before), interval, &scene.arms.canary, now)),
         health,
         others: others(world, &rollout),
         candidates: candidates(world, &rollout, &verdict_of),

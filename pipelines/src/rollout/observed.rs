@@ -338,6 +338,8 @@ pub struct JudgeView {
     pub blind_for: Duration,
     /// `up` samples of the canary's pods arrive.
     pub canary_scraped: bool,
+    /// The canary's pods are so young that nobody could have scraped them yet.
+    pub canary_young: bool,
     /// What is wrong with objectives or metrics source; empty when judgement is possible.
     pub config_errors: Vec<String>,
     /// Evidence so far, to be kept in the status.

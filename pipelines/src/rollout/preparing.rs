@@ -121,10 +121,12 @@ pub(super) fn judge_lacks(d: &Draft<'_>) -> Option<(&'static str, String)> {
         return Some(("ObjectiveInvalid", error.clone()));
     }
     if !judge.canary_scraped {
-        return Some((
-            "CanaryNotScraped",
-            "no `up` sample of the canary's pods: do monitors select its labels?".into(),
-        ));
+        let why = if judge.canary_young {
+            "waiting for the first scrape of the canary's pods"
+        } else {
+            "no `up` sample of the canary's pods: do monitors select its labels?"
+        };
+        return Some(("CanaryNotScraped", why.into()));
     }
     if judge.blind_for >= d.strategy().blind_limit.as_duration() {
         return Some(("NoFreshSamples", "no fresh sample of either arm".into()));

@@ -86,7 +86,8 @@ pub async fn play(
             line.outcome = seen.outcome;
             line.breach_to_zero_ms = seen.breach_to_zero_ms;
             if !line.ok {
-                line.outcome = format!("{}; but {failed} requests failed: {kinds:?}", line.outcome);
+                let kinds: Vec<String> = kinds.iter().map(|(kind, count)| format!("{kind} ({count})")).collect();
+                line.outcome = format!("{}; but {failed} requests failed: {}", line.outcome, kinds.join(", "));
             }
         }
         Err(error) => line.outcome = format!("{error:#}"),

@@ -70,8 +70,10 @@ pub async fn crash(stage: &Stage, version: &str) -> Result<Seen> {
     let image = stage.stable_image("staging").await?;
     check(image == published.by_digest(), format!("staging runs {image}"))?;
     let release = released(stage, &published.digest).await?;
-    let waits = release.status.as_ref().and_then(|status| status.phase);
-    Ok(Seen::that(format!("weights {walked:?}; the next stage: {waits:?}")))
+    let phase = release.status.as_ref().and_then(|status| status.phase);
+    let now = phase.map_or("without a phase".to_owned(), |phase| format!("{phase:?}"));
+    let walked = walked.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    Ok(Seen::that(format!("weights {walked}; staging is promoted, the release is {now}")))
 }
 
 /// The weights that the route had from now until the rollout's end, without repeats.

@@ -3,24 +3,24 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use futures::future::try_join_all;
 use serde_json::json;
 
+use super::claim::Claim;
 use super::cluster::{Cluster, DEPLOYERS, DEVELOPERS, User};
 use super::gateway::{self, METRICS_PORT, PROMETHEUS_PORT, WEB_PORT};
 use super::kubelet::Kubelet;
 use super::pki::Authority;
 use super::process::Processes;
 use super::{apply, control_plane};
+use crate::netns;
 use crate::parts::Parts;
 
 pub const HUB_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 244, 255, 1);
-/// Marks a directory as a rig's own, so that a next run may empty it.
-const OWNED: &str = ".tidegate-rig";
 /// A fleet is up after 10 s on two idle cores; a machine that also compiles takes many times that.
 const READY_LIMIT: Duration = Duration::from_secs(240);
 
@@ -68,6 +68,7 @@ pub struct Fleet {
     pub ca_pem: PathBuf,
     pub hub: Cluster,
     pub environments: Vec<Environment>,
+    _claim: Claim,
 }
 
 impl Fleet {
@@ -78,7 +79,8 @@ impl Fleet {
         if config.environments.len() > 8 {
             bail!("a rig has at most eight environments");
         }
-        let dir = own_directory(&config.dir)?;
+        let claim = Claim::take(&config.dir, netns::outer_pid())?;
+        let dir = claim.dir.clone();
         let processes = Processes::new(dir.join("logs"))?;
         let authority = Authority::new()?;
         let ca_pem = dir.join("ca.pem");
@@ -118,7 +120,7 @@ impl Fleet {
             async move { environment(parts, processes, index, cluster, config.data_plane).await }
         });
         let environments = try_join_all(starting).await?;
-        Ok(Self { dir, parts, processes, authority, ca_pem, hub, environments })
+        Ok(Self { dir, parts, processes, authority, ca_pem, hub, environments, _claim: claim })
     }
 
     pub fn environment(&self, name: &str) -> Result<&Environment> {
@@ -228,16 +230,4 @@ async fn api_ready(cluster: &Cluster) -> bool {
 async fn http_ok(url: String) -> bool {
     let Ok(client) = reqwest::Client::builder().no_proxy().build() else { return false };
     client.get(url).send().await.is_ok_and(|answer| answer.status().is_success())
-}
-
-/// An empty directory that is a rig's: a foreign one with content is never emptied.
-fn own_directory(dir: &Path) -> Result<PathBuf> {
-    if dir.join(OWNED).exists() {
-        std::fs::remove_dir_all(dir)?;
-    } else if dir.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
-        bail!("{} is not empty and not a rig's", dir.display());
-    }
-    std::fs::create_dir_all(dir)?;
-    std::fs::write(dir.join(OWNED), "")?;
-    Ok(dir.canonicalize()?)
 }

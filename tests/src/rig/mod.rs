@@ -4,11 +4,13 @@
 //! fleet    etcd, hub, environments      process   child processes: start, stop, kill, what they cost
 //! cluster  one API server and its users  kubelet   pods as HTTP servers that obey their image
 //! gateway  Traefik and Prometheus        load      open-loop requests through a gateway, everything counted
+//! claim    one run per directory         audit     what was written to the API servers, and by whom
 //! ```
 //! It never looks at what Tidegate decides: it gives the suites hands and eyes.
 
 pub mod apply;
 pub mod audit;
+pub mod claim;
 pub mod cluster;
 pub mod control_plane;
 pub mod fleet;

@@ -229,6 +229,22 @@ fn a_canary_that_is_not_scraped_gets_no_weight() {
 }
 
 #[test]
+fn monitors_are_doubted_only_once_a_scrape_was_possible() {
+    let mut world = World::with(|world| (world.scraped, world.young) = (false, true));
+    world.until(20, |_| false);
+    let said = world.last.as_ref().unwrap().report[0].message.clone();
+    assert_eq!(
+        (world.code(), said.as_str()),
+        ("CanaryNotScraped", "waiting for the first scrape of the canary's pods")
+    );
+    world.young = false;
+    world.until(2, |_| false);
+    let said = &world.last.as_ref().unwrap().report[0].message;
+    assert!(said.contains("do monitors select its labels?"), "{said}");
+    assert!(weights(&world).iter().all(|weight| *weight == 0));
+}
+
+#[test]
 fn weights_too_coarse_beside_foreign_backends_are_refused() {
     let mut world = World::default();
     let route = world.route.as_mut().unwrap();

@@ -72,6 +72,7 @@ pub struct World {
     /// It sees a breach as soon as the new images get requests.
     pub bad: Option<BreachKind>,
     pub scraped: bool,
+    pub young: bool,
     pub config_errors: Vec<String>,
     pub blind_from: Option<Timestamp>,
     pub metrics_away: bool,
@@ -183,6 +184,7 @@ impl Default for World {
             good_after: Some(Duration::from_secs(10)),
             bad: None,
             scraped: true,
+            young: false,
             config_errors: Vec::new(),
             blind_from: None,
             metrics_away: false,
@@ -276,6 +278,7 @@ impl World {
             newest_sample_at: Some(self.blind_from.unwrap_or(self.now)),
             blind_for: self.blind_from.map_or(Duration::ZERO, seconds),
             canary_scraped: self.scraped,
+            canary_young: self.young,
             config_errors: self.config_errors.clone(),
             state: JudgeState { watermark: Some(Time(self.blind_from.unwrap_or(self.now))), ..JudgeState::default() },
         })
