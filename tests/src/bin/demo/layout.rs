@@ -27,6 +27,9 @@ impl Row {
         let share = if taken_over { 100 } else { usize::from(self.weight.min(100)) };
         let bar: String = (0..BAR).map(|i| if i < share * BAR / 100 { '#' } else { '.' }).collect();
         let phase = match self.phase {
+            None if self.release.is_empty() => {
+                return format!("{:<9} [{bar}]       {}", self.environment, self.message);
+            }
             None => "-".to_owned(),
             Some(Promoted) => "promoted".to_owned(),
             Some(phase) => format!("{phase:?}"),
@@ -39,6 +42,9 @@ impl Row {
     /// For a screen: the head, and below it the message, indented; nothing wider than `width`.
     pub fn lines(&self, width: usize) -> Vec<String> {
         let mut lines = vec![cut(&self.head(), width)];
+        if self.release.is_empty() {
+            return lines;
+        }
         let mut evidence = broken(&self.message, width.saturating_sub(4));
         if evidence.len() > EVIDENCE_LINES {
             evidence.truncate(EVIDENCE_LINES);
@@ -104,7 +110,8 @@ mod tests {
             "{lines:#?}"
         );
         let evidence = lines[1..].join(" ");
-        for said in ["availability: E=0.3 of 140", "phi 1.50; 3 canary errors", "gateway: E=0.1", "(stable 25 in 700)"]
+        for said in
+            ["availability: E=0.3 of 140", "phi 1.50", "3 canary errors in 100", "gateway: E=0.1", "(stable 25 in 700)"]
         {
             assert!(evidence.contains(said), "{said}: {lines:#?}");
         }

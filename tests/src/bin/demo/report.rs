@@ -27,7 +27,9 @@ pub fn table(outcomes: &[Outcome]) -> String {
         let _ = writeln!(text, "         expected: {}", outcome.expected);
         let _ = writeln!(text, "         outcome:  {}", outcome.outcome);
     }
-    text.push_str("(numbered as the acts are listed; what must not get in was tried beside the first act)\n");
+    if outcomes.len() > 1 {
+        text.push_str("(numbered as the acts are listed; what must not get in was tried beside the first act)\n");
+    }
     text
 }
 

@@ -167,7 +167,8 @@ impl Screen {
                 Some((_, last, at)) => *last != message && now.duration_since(*at) >= EVIDENCE_EVERY,
             };
             if fresh {
-                self.say(&format!("{head}  {message}"));
+                let line = if row.release.is_empty() { head.clone() } else { format!("{head}  {message}") };
+                self.say(&line);
                 told.insert(row.environment.clone(), (head, message, now));
             }
         }
