@@ -153,8 +153,8 @@ async fn known_pod(stage: &Stage, known: &Published) -> Result<()> {
     Ok(())
 }
 
-/// Process and API server: the spokes go on with what they may, hold, and say why; an event is not acknowledged, so its
-/// sender keeps it; afterwards the hub knows the end.
+/// Its API server, and with it its lease; the process stays and stands anew. The spokes go on with what they may, hold,
+/// and say why; an event is not acknowledged, so its sender keeps it; afterwards the hub knows the end.
 pub async fn hub(world: Arc<World>) -> Result<()> {
     let stage = world.stage().await?;
     // Slow enough that the canary is still under way when the hub counts as lost (13 s at most).
@@ -167,7 +167,6 @@ pub async fn hub(world: Arc<World>) -> Result<()> {
 async fn hub_in_mid_canary(stage: &Stage) -> Result<()> {
     let published = to_mid_canary_beside_another(stage, "m-hub").await?;
     let before = counts(stage).await;
-    stage.fleet.kill("hub-hub").await?;
     stage.fleet.stop("hub-api").await?;
     let unheard = spec("m-unheard", Behavior::version("m-unheard")).unsigned();
     let (seen, kept) = tokio::join!(meanwhile(stage, &published), async {
@@ -177,7 +176,6 @@ async fn hub_in_mid_canary(stage: &Stage) -> Result<()> {
         anyhow::Ok(())
     });
     stage.fleet.start_again("hub-api").await?;
-    stage.fleet.start_again("hub-hub").await?;
     let seen = seen?;
     kept?;
     ensure!(
