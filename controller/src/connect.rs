@@ -16,7 +16,7 @@ pub const CALL_DEADLINE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    #[error("cannot read kubeconfig {path}: {reason}")]
+    #[error("cannot read kubeconfig {path}: {}", unread(.reason))]
     Read { path: String, reason: KubeconfigError },
     #[error("kubeconfig {path}: {owner} names {what}, which {why}")]
     Unsafe { path: String, owner: String, what: &'static str, why: &'static str },
@@ -64,9 +64,18 @@ pub struct PersonArgs {
     pub context: Option<String>,
 }
 
+/// A person's connection.
+pub struct Person {
+    pub client: Client,
+    /// That of their context.
+    pub namespace: String,
+    /// The API server's address.
+    pub server: String,
+}
+
 /// A client for whoever types the command, and the namespace of their context. It is their own kubeconfig: a
 /// credential plugin in it is run.
-pub async fn person(args: &PersonArgs) -> Result<(Client, String), ConnectError> {
+pub async fn person(args: &PersonArgs) -> Result<Person, ConnectError> {
     let name = args.kubeconfig.as_ref().map_or_else(|| "of this user".to_owned(), |path| path.display().to_string());
     let read = |reason| ConnectError::Read { path: name.clone(), reason };
     let file = match &args.kubeconfig {
@@ -92,8 +101,17 @@ pub async fn person(args: &PersonArgs) -> Result<(Client, String), ConnectError>
     };
     bound(&mut config);
     let namespace = config.default_namespace.clone();
+    let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
     let client = ClientBuilder::try_from(config).map_err(ConnectError::Client)?.build();
-    Ok((client, namespace))
+    Ok(Person { client, namespace, server })
+}
+
+/// The cause alone where the reason would repeat the path.
+fn unread(reason: &KubeconfigError) -> String {
+    match reason {
+        KubeconfigError::ReadConfig(cause, _) => cause.to_string(),
+        other => other.to_string(),
+    }
 }
 
 async fn from_file(path: &Path) -> Result<Config, ConnectError> {
@@ -164,7 +182,36 @@ fn answer(error: &kube::Error) -> String {
     }
 }
 
+/// Why no server answered, from the bottom of the chain of causes. None: one did, or it was never asked.
+pub fn silence(error: &kube::Error) -> Option<String> {
+    use std::error::Error;
+    if !matches!(error, kube::Error::Service(_) | kube::Error::HyperError(_)) {
+        return None;
+    }
+    let mut cause: &(dyn Error + 'static) = error;
+    while let Some(source) = cause.source() {
+        // A credential plugin that failed says nothing of the server.
+        if source.is::<kube::client::AuthError>() {
+            return None;
+        }
+        cause = source;
+    }
+    Some(match cause.downcast_ref::<std::io::Error>() {
+        Some(io) if io.raw_os_error().is_some() => io.kind().to_string(),
+        _ => cause.to_string(),
+    })
+}
+
 impl CallError {
+    /// Why nobody answered, for people.
+    pub fn silence(&self) -> Option<String> {
+        match self {
+            CallError::Deadline => Some(self.to_string()),
+            CallError::Deposed => None,
+            CallError::Kube(error) => silence(error),
+        }
+    }
+
     /// The HTTP status that the API server answered with, if it answered.
     pub fn code(&self) -> Option<u16> {
         match self {
@@ -232,7 +279,7 @@ users:
         assert!(refused.contains("user 'me' names exec"), "{refused}");
         for (context, namespace) in [(None, "shop"), (Some("two"), "default")] {
             let args = PersonArgs { kubeconfig: Some(path.clone()), context: context.map(str::to_owned) };
-            assert_eq!(person(&args).await.unwrap().1, namespace);
+            assert_eq!(person(&args).await.unwrap().namespace, namespace);
         }
         let args = PersonArgs { kubeconfig: Some(path.clone()), context: Some("three".to_owned()) };
         let unknown = person(&args).await.err().unwrap().to_string();
@@ -288,5 +335,22 @@ users:
             }
         }
         std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_not_there_is_told_by_its_cause() {
+        let config = Config::new("http://127.0.0.1:1".parse().unwrap());
+        let client = Client::try_from(config).unwrap();
+        let error = bounded(client.apiserver_version()).await.unwrap_err();
+        assert_eq!(error.silence().as_deref(), Some("connection refused"), "{error:?}");
+        assert_eq!(CallError::Deadline.silence().as_deref(), Some("no answer within 5 s"));
+        assert_eq!(CallError::Deposed.silence(), None);
+    }
+
+    #[tokio::test]
+    async fn a_kubeconfig_that_is_not_there_is_named_once() {
+        let args = PersonArgs { kubeconfig: Some("/nonexistent".into()), context: None };
+        let told = person(&args).await.err().unwrap().to_string();
+        assert_eq!(told, "cannot read kubeconfig /nonexistent: No such file or directory (os error 2)");
     }
 }

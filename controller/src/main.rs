@@ -9,7 +9,14 @@ use tracing_subscriber::EnvFilter;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
+    let cli = match cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(answer) => {
+            // Help and version are answers; what cannot be read is not the `2` of `status` and `verify`.
+            let _ = answer.print();
+            return if answer.use_stderr() { ExitCode::from(cli::USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
     let is_role = cli.command.is_role();
     // Before any TLS: with no default provider rustls cannot choose and panics.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
@@ -24,10 +31,11 @@ async fn main() -> ExitCode {
         Err(error) => {
             if is_role {
                 tracing::error!(error = %format!("{error:#}"), "stopped");
+                ExitCode::FAILURE
             } else {
                 report(&error);
+                ExitCode::from(cli::failure(&error))
             }
-            ExitCode::FAILURE
         }
     }
 }

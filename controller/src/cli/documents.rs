@@ -38,14 +38,19 @@ impl Document {
         self.text("/apiVersion").starts_with("tidegate.io/")
     }
 
-    /// `file:document kind/name`.
+    /// `file document n kind/name`.
     pub fn place(&self) -> String {
         let name = if self.name().is_empty() { "(no name)" } else { self.name() };
         match self.kind() {
-            "" => format!("{}:{}", self.file, self.index),
-            kind => format!("{}:{} {kind}/{name}", self.file, self.index),
+            "" => format!("{} document {}", self.file, self.index),
+            kind => format!("{} document {} {kind}/{name}", self.file, self.index),
         }
     }
+}
+
+/// `1 problem`, `2 problems`.
+pub fn counted(count: usize, one: &str) -> String {
+    if count == 1 { format!("1 {one}") } else { format!("{count} {one}s") }
 }
 
 /// Documents of all files, and a line for each that cannot be read.
@@ -56,6 +61,9 @@ pub fn read(paths: &[PathBuf]) -> (Vec<Document>, Vec<String>) {
         match text(path) {
             Ok(text) => {
                 let (found, wrong) = parse(&path.display().to_string(), &text);
+                if found.is_empty() && wrong.is_empty() {
+                    problems.push(format!("{}: holds no document", path.display()));
+                }
                 documents.extend(found);
                 problems.extend(wrong);
             }
@@ -84,7 +92,7 @@ pub fn parse(file: &str, text: &str) -> (Vec<Document>, Vec<String>) {
         let value = match serde_yaml_ng::Value::deserialize(document) {
             Ok(value) => value,
             Err(error) => {
-                problems.push(format!("{file}:{index}: is not YAML: {error}"));
+                problems.push(format!("{file} document {index}: is not YAML: {error}"));
                 // After a syntax error the reader yields the same error for ever.
                 break;
             }
@@ -92,8 +100,9 @@ pub fn parse(file: &str, text: &str) -> (Vec<Document>, Vec<String>) {
         match serde_json::to_value(value) {
             Ok(Value::Null) => {}
             Ok(value @ Value::Object(_)) => documents.push(Document { file: file.to_owned(), index, value }),
-            Ok(_) => problems.push(format!("{file}:{index}: is not a mapping: write apiVersion, kind, metadata, spec")),
-            Err(error) => problems.push(format!("{file}:{index}: {error}: keys are strings")),
+            Ok(_) => problems
+                .push(format!("{file} document {index}: is not a mapping: write apiVersion, kind, metadata, spec")),
+            Err(error) => problems.push(format!("{file} document {index}: {error}: keys are strings")),
         }
     }
     (documents, problems)
@@ -107,7 +116,19 @@ mod tests {
     fn documents_know_where_they_stand() {
         let (documents, problems) = parse("f.yaml", "---\n# nothing\n---\nkind: Pipeline\nmetadata: {name: portal}\n");
         assert!(problems.is_empty(), "{problems:?}");
-        assert_eq!(documents.iter().map(Document::place).collect::<Vec<_>>(), ["f.yaml:2 Pipeline/portal"]);
+        assert_eq!(documents.iter().map(Document::place).collect::<Vec<_>>(), ["f.yaml document 2 Pipeline/portal"]);
+    }
+
+    #[test]
+    fn a_file_without_a_document_is_a_problem() {
+        let path = std::env::temp_dir().join(format!("tidegate-empty-{}.yaml", std::process::id()));
+        std::fs::write(&path, "---\n# later\n").unwrap();
+        let (documents, problems) = read(std::slice::from_ref(&path));
+        std::fs::remove_file(&path).unwrap();
+        assert!(
+            documents.is_empty() && problems.len() == 1 && problems[0].ends_with("holds no document"),
+            "{problems:?}"
+        );
     }
 
     #[test]

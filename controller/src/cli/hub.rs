@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tidegate_pipelines::api::{Pipeline, Release, Rollout, names};
 
+use super::choose;
 use crate::connect::{self, CallError, ConnectError, PersonArgs, bounded};
 
 /// Flags of every command that talks to the hub.
@@ -33,8 +34,34 @@ pub enum CliError {
     NothingReleased(String),
     #[error("{release} has no rollout under way in '{environment}'; `tidegate describe {release}` shows where it is")]
     NoRollout { release: String, environment: String },
+    #[error("the namespace is given twice: --namespace {given} and '{name}'")]
+    TwoNamespaces { given: String, name: String },
+    #[error("{server} cannot be reached: {cause}")]
+    Unreachable { server: String, cause: String },
+    #[error("the API server does not say who you are: an Approval is given in one's own name")]
+    Nobody,
+    /// The state of things does not allow it; nothing was written.
+    #[error("{0}")]
+    Refused(String),
     #[error("{0}")]
     Usage(String),
+}
+
+impl CliError {
+    /// The exit code. 0, 1 and 2 answer what was asked (`status`, `watch`, `release`, `verify`); what kept a command
+    /// from an answer is neither.
+    pub fn code(&self) -> u8 {
+        match self {
+            CliError::Refused(_) | CliError::NoRollout { .. } => 1,
+            CliError::Usage(_) | CliError::TwoNamespaces { .. } => super::USAGE,
+            _ => super::NO_ANSWER,
+        }
+    }
+
+    /// Nobody answered: it may be worth another try.
+    pub fn is_unanswered(&self) -> bool {
+        matches!(self, CliError::Unreachable { .. })
+    }
 }
 
 /// A connection to the hub, in one namespace.
@@ -42,12 +69,36 @@ pub enum CliError {
 pub struct Hub {
     pub client: Client,
     pub namespace: String,
+    /// The API server's address, for people.
+    server: String,
 }
 
 impl Hub {
     pub async fn connect(args: &HubArgs) -> Result<Self, CliError> {
-        let (client, default) = connect::person(&args.person).await?;
-        Ok(Hub { client, namespace: args.namespace.clone().unwrap_or(default) })
+        let person = connect::person(&args.person).await?;
+        let namespace = args.namespace.clone().unwrap_or(person.namespace);
+        Ok(Hub { client: person.client, namespace, server: person.server })
+    }
+
+    /// The same, in the namespace that a `namespace/name` says.
+    pub async fn connect_for(args: &HubArgs, name: &str) -> Result<Self, CliError> {
+        let mut args = args.clone();
+        if let Some((namespace, _)) = name.split_once('/') {
+            if let Some(given) = args.namespace.filter(|given| given != namespace) {
+                return Err(CliError::TwoNamespaces { given, name: name.to_owned() });
+            }
+            args.namespace = Some(namespace.to_owned());
+        }
+        Self::connect(&args).await
+    }
+
+    /// What becomes of a call that failed.
+    pub fn failed(&self, what: &str) -> impl Fn(CallError) -> CliError + use<> {
+        let (what, server) = (what.to_owned(), self.server.clone());
+        move |reason| match reason.silence() {
+            Some(cause) => CliError::Unreachable { server: server.clone(), cause },
+            None => CliError::Call { what: what.clone(), reason },
+        }
     }
 
     pub fn pipelines(&self) -> Api<Pipeline> {
@@ -68,28 +119,47 @@ impl Hub {
         K: kube::Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
     {
         let what = format!("list {}", K::plural(&()));
-        let mut items =
-            bounded(api.list(&ListParams::default())).await.map_err(|reason| CliError::Call { what, reason })?.items;
+        let mut items = bounded(api.list(&ListParams::default())).await.map_err(self.failed(&what))?.items;
         items.sort_by_key(|item| (item.meta().creation_timestamp.clone(), item.name_any()));
         Ok(items)
     }
 
-    /// The release called `name`, or the newest of the pipeline called so.
+    /// To look at: the release called `name`, or of the pipeline called so the one under way, else the one that began last.
     pub async fn release(&self, name: &str) -> Result<Release, CliError> {
+        self.chosen(name, |of_pipeline| Ok(choose::to_show(of_pipeline))).await
+    }
+
+    /// To act on: the release called `name` or that of the pipeline called so, if it is under way; else refused.
+    pub async fn under_way(&self, name: &str) -> Result<Release, CliError> {
+        let release = self.chosen(name, choose::to_act).await?;
+        if choose::is_under_way(&release) { Ok(release) } else { Err(choose::ended_already(&release)) }
+    }
+
+    /// The release called `name`, or what `choose` takes of those of the pipeline called so.
+    pub async fn chosen(
+        &self,
+        name: &str,
+        choose: impl FnOnce(Vec<Release>) -> Result<Option<Release>, CliError>,
+    ) -> Result<Release, CliError> {
         let name = name.rsplit('/').next().unwrap_or(name);
-        let failed = |reason| CliError::Call { what: format!("get release {name}"), reason };
-        if let Some(release) = bounded(self.releases().get_opt(name)).await.map_err(failed)? {
+        if let Some(release) = self.exactly(name).await? {
             return Ok(release);
         }
         let of_pipeline: Vec<Release> =
             self.list(&self.releases()).await?.into_iter().filter(|release| release.spec.pipeline == name).collect();
-        if let Some(newest) = of_pipeline.into_iter().next_back() {
-            return Ok(newest);
+        if let Some(chosen) = choose(of_pipeline)? {
+            return Ok(chosen);
         }
+        let failed = self.failed(&format!("get pipeline {name}"));
         match bounded(self.pipelines().get_opt(name)).await.map_err(failed)? {
             Some(_) => Err(CliError::NothingReleased(name.to_owned())),
             None => Err(CliError::NotFound { name: name.to_owned(), namespace: self.namespace.clone() }),
         }
+    }
+
+    /// A release by its own name.
+    pub async fn exactly(&self, name: &str) -> Result<Option<Release>, CliError> {
+        bounded(self.releases().get_opt(name)).await.map_err(self.failed(&format!("get release {name}")))
     }
 
     /// The rollouts that a release has made, with the environment's own report in their status.
@@ -113,6 +183,6 @@ impl Hub {
         let what = format!("change {} {name}", K::kind(&()));
         let patch = serde_json::json!({ "spec": serde_json::to_value(change).unwrap_or_default() });
         let params = PatchParams { field_manager: Some("tidegate-cli".into()), ..PatchParams::default() };
-        bounded(api.patch(name, &params, &Patch::Merge(&patch))).await.map_err(|reason| CliError::Call { what, reason })
+        bounded(api.patch(name, &params, &Patch::Merge(&patch))).await.map_err(self.failed(&what))
     }
 }

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use tidegate_pipelines::api::names;
 
 use super::crds;
-use crate::connect::{self, CallError, PersonArgs, bounded};
+use crate::connect::{self, CallError, Person, PersonArgs, bounded};
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct InstallArgs {
@@ -72,12 +72,22 @@ pub enum InstallError {
     Read { path: String, source: std::io::Error },
     #[error("manifest {name}: {source}")]
     Manifest { name: &'static str, source: serde_yaml_ng::Error },
+    #[error("{server} cannot be reached: {cause}")]
+    Unreachable { server: String, cause: String },
     #[error("{object}: the API server does not know this kind: {source}")]
     Kind { object: String, source: kube::Error },
     #[error("{object}: {reason}")]
     Apply { object: String, reason: CallError },
     #[error("{0} was applied but is not served after 30 s")]
     NotEstablished(String),
+}
+
+impl InstallError {
+    /// What was typed is wrong, whatever the cluster says.
+    pub fn is_usage(&self) -> bool {
+        use InstallError::{EnvironmentMissing, EnvironmentName, ImageWithoutDigest};
+        matches!(self, EnvironmentMissing(_) | EnvironmentName(_) | ImageWithoutDigest(_))
+    }
 }
 
 /// What became of one object.
@@ -117,9 +127,9 @@ const WEBHOOK: (&str, &str) = manifest!("webhook.yaml");
 ///
 /// # Errors
 /// The first object that the API server refuses, with its message; what was applied before stays.
-pub async fn install(args: &InstallArgs, client: Client, mut tell: impl FnMut(&str)) -> Result<(), InstallError> {
+pub async fn install(args: &InstallArgs, person: Person, mut tell: impl FnMut(&str)) -> Result<(), InstallError> {
     let documents = documents(args)?;
-    let applier = Applier { client, dry_run: args.dry_run };
+    let applier = Applier { client: person.client, server: person.server, dry_run: args.dry_run };
     let mut counts = [0usize; 3];
     let mut note = |object: &str, change: Change, tell: &mut dyn FnMut(&str)| {
         counts[change as usize] += 1;
@@ -159,8 +169,8 @@ pub async fn install(args: &InstallArgs, client: Client, mut tell: impl FnMut(&s
 
 /// The command: connects and prints.
 pub async fn run(args: &InstallArgs) -> anyhow::Result<()> {
-    let (client, _) = connect::person(&args.person).await?;
-    install(args, client, |line| super::print(&format!("{line}\n"))).await?;
+    let person = connect::person(&args.person).await?;
+    install(args, person, |line| super::print(&format!("{line}\n"))).await?;
     Ok(())
 }
 
@@ -266,12 +276,20 @@ fn describe(object: &DynamicObject) -> String {
 
 struct Applier {
     client: Client,
+    server: String,
     dry_run: bool,
 }
 
 impl Applier {
+    fn failed(&self, object: &str, reason: CallError) -> InstallError {
+        match reason.silence() {
+            Some(cause) => InstallError::Unreachable { server: self.server.clone(), cause },
+            None => InstallError::Apply { object: object.to_owned(), reason },
+        }
+    }
+
     async fn exists(&self, object: &DynamicObject) -> Result<bool, InstallError> {
-        let failed = |reason| InstallError::Apply { object: describe(object), reason };
+        let failed = |reason| self.failed(&describe(object), reason);
         Ok(bounded(self.api(object).await?.get_opt(&object.name_any())).await.map_err(failed)?.is_some())
     }
 
@@ -279,9 +297,11 @@ impl Applier {
         let name = describe(object);
         let types = object.types.clone().unwrap_or_default();
         let gvk = GroupVersionKind::try_from(types).unwrap_or_else(|_| GroupVersionKind::gvk("", "", ""));
-        let (resource, capabilities) = discovery::pinned_kind(&self.client, &gvk)
-            .await
-            .map_err(|source| InstallError::Kind { object: name.clone(), source })?;
+        let (resource, capabilities) =
+            discovery::pinned_kind(&self.client, &gvk).await.map_err(|source| match connect::silence(&source) {
+                Some(cause) => InstallError::Unreachable { server: self.server.clone(), cause },
+                None => InstallError::Kind { object: name.clone(), source },
+            })?;
         Ok(match (object.namespace(), capabilities.scope) {
             (Some(namespace), discovery::Scope::Namespaced) => {
                 Api::namespaced_with(self.client.clone(), &namespace, &resource)
@@ -292,7 +312,7 @@ impl Applier {
 
     async fn apply(&self, object: &DynamicObject) -> Result<Change, InstallError> {
         let (name, api) = (describe(object), self.api(object).await?);
-        let failed = |reason| InstallError::Apply { object: name.clone(), reason };
+        let failed = |reason| self.failed(&name, reason);
         let before = bounded(api.get_opt(&object.name_any())).await.map_err(failed)?;
         let params = PatchParams {
             field_manager: Some(format!("{}-install", names::FIELD_MANAGER)),
@@ -321,9 +341,7 @@ impl Applier {
             let name = crd.name_any();
             let mut served = false;
             for _ in 0..150 {
-                let found = bounded(api.get(&name))
-                    .await
-                    .map_err(|reason| InstallError::Apply { object: name.clone(), reason })?;
+                let found = bounded(api.get(&name)).await.map_err(|reason| self.failed(&name, reason))?;
                 let conditions = found.status.and_then(|status| status.conditions).unwrap_or_default();
                 served = conditions.iter().any(|c| c.type_ == "Established" && c.status == "True");
                 if served {
@@ -388,6 +406,15 @@ mod tests {
         let mut odd = args(&[Role::SpokeAccess]);
         odd.environment = Some("Prod East".into());
         assert!(matches!(documents(&odd), Err(InstallError::EnvironmentName(_))));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_not_there_is_no_unknown_kind() {
+        let config = kube::Config::new("http://127.0.0.1:1".parse().unwrap());
+        let client = Client::try_from(config).unwrap();
+        let person = Person { client, namespace: "default".into(), server: "http://127.0.0.1:1".into() };
+        let told = install(&args(&[Role::Hub]), person, |_| {}).await.unwrap_err();
+        assert_eq!(told.to_string(), "http://127.0.0.1:1 cannot be reached: connection refused");
     }
 
     fn everything() -> InstallArgs {

@@ -1,5 +1,6 @@
 //! The command line: what people and CI say to the fleet.
 
+pub mod choose;
 pub mod crds;
 pub mod documents;
 #[cfg(test)]
@@ -8,9 +9,16 @@ pub mod hub;
 pub mod import;
 pub mod install;
 pub mod lint;
+pub mod promotion;
+pub mod ship;
 pub mod show;
 pub mod verbs;
 pub mod verify;
+
+/// Exit code of what was typed wrongly.
+pub const USAGE: u8 = 64;
+/// Exit code of what gave no answer: a name that is not there, a cluster that does not answer or refuses the call.
+pub const NO_ANSWER: u8 = 3;
 
 #[derive(clap::Parser, Debug)]
 #[command(name = "tidegate", version, about = "Deployment control with supply-chain security")]
@@ -24,15 +32,15 @@ pub enum Command {
     /// Print the CustomResourceDefinitions of every kind.
     Crds,
     /// List pipelines and releases.
-    Get(HubOnly),
+    Get(With<show::GetArgs>),
     /// Show one release with every reason.
     Describe(Named),
-    /// Follow one release, live.
+    /// Follow one release, live; exit codes as of `status`.
     Watch(Named),
-    /// Wait for a release's end; exit code 0 promoted, 1 another end, 2 not in time.
+    /// Wait for a release's end; exit code 0 promoted, 1 another end, 2 not in time, else no answer.
     Status(With<show::StatusArgs>),
-    /// Ship an image without an event.
-    Release(With<verbs::ReleaseArgs>),
+    /// Ship an image without an event and print the Releases made; exit code 1 none was made, 2 no answer in time.
+    Release(With<ship::ReleaseArgs>),
     /// Let the present step pass, or give the approval that is waited for.
     Promote(With<verbs::PromoteArgs>),
     /// Take a release back to weight 0 and do not ship it again.
@@ -41,10 +49,10 @@ pub enum Command {
     Pause(With<verbs::Target>),
     /// Let a paused release go on.
     Resume(With<verbs::Target>),
-    /// Ship a release once more.
-    Retry(With<verbs::Target>),
-    /// Take a release back where it passed.
-    Undo(With<verbs::Target>),
+    /// Ship a release once more, everywhere.
+    Retry(With<verbs::Whole>),
+    /// Take a release back everywhere where it passed.
+    Undo(With<verbs::Whole>),
     /// Say what is wrong with manifests of ours, without a cluster.
     Lint(lint::LintArgs),
     /// Verify an image against a policy file; exit code 0 Allow, 1 Deny, 2 Error.
@@ -81,16 +89,10 @@ pub struct With<T: clap::Args> {
 }
 
 #[derive(clap::Args, Clone, Debug)]
-pub struct HubOnly {
-    #[command(flatten)]
-    pub hub: hub::HubArgs,
-}
-
-#[derive(clap::Args, Clone, Debug)]
 pub struct Named {
     #[command(flatten)]
     pub hub: hub::HubArgs,
-    /// A release, or a pipeline (its newest release).
+    /// A release, or a pipeline (its release under way, else the one that began last).
     pub name: String,
 }
 
@@ -102,17 +104,19 @@ pub async fn run(cli: Cli) -> anyhow::Result<std::process::ExitCode> {
     let now = clock.now();
     match cli.command {
         Command::Crds => print(&crds::yaml()?),
-        Command::Get(c) => print(&show::get(&Hub::connect(&c.hub).await?, now).await?),
-        Command::Describe(c) => print(&show::describe(&Hub::connect(&c.hub).await?, &c.name).await?),
-        Command::Watch(c) => return Ok(show::watch(&Hub::connect(&c.hub).await?, &c.name, clock, print).await?),
-        Command::Status(c) => return Ok(show::status(&Hub::connect(&c.hub).await?, &c.args, print).await?),
-        Command::Release(c) => say(verbs::release(&Hub::connect(&c.hub).await?, &c.args, now).await?),
-        Command::Promote(c) => say(verbs::promote(&Hub::connect(&c.hub).await?, &c.args, None).await?),
-        Command::Abort(c) => say(verbs::abort(&Hub::connect(&c.hub).await?, &c.args).await?),
-        Command::Pause(c) => say(verbs::pause(&Hub::connect(&c.hub).await?, &c.args).await?),
-        Command::Resume(c) => say(verbs::resume(&Hub::connect(&c.hub).await?, &c.args).await?),
-        Command::Retry(c) => say(verbs::retry(&Hub::connect(&c.hub).await?, &c.args).await?),
-        Command::Undo(c) => say(verbs::undo(&Hub::connect(&c.hub).await?, &c.args).await?),
+        Command::Get(c) => print(&show::get(&Hub::connect(&c.hub).await?, &c.args, now).await?),
+        Command::Describe(c) => print(&show::describe(&at(&c.hub, &c.name).await?, &c.name).await?),
+        Command::Watch(c) => return Ok(show::watch(&at(&c.hub, &c.name).await?, &c.name, clock, print).await?),
+        Command::Status(c) => return Ok(show::status(&at(&c.hub, &c.args.name).await?, &c.args, print).await?),
+        Command::Release(c) => {
+            return Ok(ship::release(&Hub::connect(&c.hub).await?, &c.args, now, print, complain).await?);
+        }
+        Command::Promote(c) => say(verbs::promote(&at(&c.hub, &c.args.target.name).await?, &c.args).await?),
+        Command::Abort(c) => say(verbs::abort(&at(&c.hub, &c.args.name).await?, &c.args).await?),
+        Command::Pause(c) => say(verbs::pause(&at(&c.hub, &c.args.name).await?, &c.args).await?),
+        Command::Resume(c) => say(verbs::resume(&at(&c.hub, &c.args.name).await?, &c.args).await?),
+        Command::Retry(c) => say(verbs::retry(&at(&c.hub, &c.args.name).await?, &c.args).await?),
+        Command::Undo(c) => say(verbs::undo(&at(&c.hub, &c.args.name).await?, &c.args).await?),
         Command::Lint(args) => return Ok(lint::run(&args, say)),
         Command::Verify(args) => return Ok(verify::run(&args, now, print, complain).await),
         Command::Policy(import::PolicyCommand::Import(args)) => return Ok(import::run(&args, print, complain)),
@@ -123,6 +127,19 @@ pub async fn run(cli: Cli) -> anyhow::Result<std::process::ExitCode> {
         Command::Guard(args) => roles::guard::run(args).await?,
     }
     Ok(std::process::ExitCode::SUCCESS)
+}
+
+async fn at(args: &hub::HubArgs, name: &str) -> Result<hub::Hub, hub::CliError> {
+    hub::Hub::connect_for(args, name).await
+}
+
+/// The exit code of a command that failed.
+pub fn failure(error: &anyhow::Error) -> u8 {
+    if let Some(error) = error.downcast_ref::<hub::CliError>() {
+        return error.code();
+    }
+    let usage = error.downcast_ref::<install::InstallError>().is_some_and(install::InstallError::is_usage);
+    if usage { USAGE } else { NO_ANSWER }
 }
 
 /// Standard output is the product of a command, unlike the log on standard error.
@@ -139,4 +156,26 @@ fn say(line: String) {
 #[allow(clippy::print_stderr)]
 fn complain(line: &str) {
     eprintln!("{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_gave_no_answer_has_no_answers_exit_code() {
+        let unknown = hub::CliError::NotFound { name: "a".into(), namespace: "b".into() };
+        let away = hub::CliError::Unreachable { server: "https://127.0.0.1:1".into(), cause: "refused".into() };
+        for (error, code) in [
+            (anyhow::Error::from(unknown), 3),
+            (anyhow::Error::from(away), 3),
+            (anyhow::Error::from(hub::CliError::NothingReleased("a".into())), 3),
+            (anyhow::Error::from(hub::CliError::Refused("a".into())), 1),
+            (anyhow::Error::from(hub::CliError::Usage("a".into())), 64),
+            (anyhow::Error::from(install::InstallError::EnvironmentMissing("spoke")), 64),
+            (anyhow::anyhow!("anything else"), 3),
+        ] {
+            assert_eq!(failure(&error), code, "{error}");
+        }
+    }
 }

@@ -6,30 +6,54 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use kube::ResourceExt;
+use kube::{Api, ResourceExt};
 use tidegate_pipelines::api::{Pipeline, Release, ReleasePhase, Rollout};
 
+use super::choose;
 use super::hub::{CliError, Hub};
 use crate::clock::SharedClock;
 
 #[derive(clap::Args, Clone, Debug)]
 pub struct StatusArgs {
-    /// A release, or a pipeline (its newest release).
+    /// A release, or a pipeline (its release under way, else the one that began last). CI passes what `release` printed.
     pub name: String,
     /// Wait this long for an end; `0s` asks once.
     #[arg(long, default_value = "0s")]
     pub timeout: tidegate_pipelines::api::Span,
 }
 
+#[derive(clap::Args, Clone, Debug)]
+pub struct GetArgs {
+    /// In all namespaces, not in one.
+    #[arg(long, short = 'A', conflicts_with = "namespace")]
+    pub all_namespaces: bool,
+}
+
 /// Pipelines and their releases as a table.
-pub async fn get(hub: &Hub, now: Timestamp) -> Result<String, CliError> {
-    let pipelines: Vec<Pipeline> = hub.list(&hub.pipelines()).await?;
-    let releases = hub.list(&hub.releases()).await?;
+pub async fn get(hub: &Hub, args: &GetArgs, now: Timestamp) -> Result<String, CliError> {
+    let all = args.all_namespaces;
+    let (of_pipelines, of_releases) = match all {
+        true => (Api::all(hub.client.clone()), Api::all(hub.client.clone())),
+        false => (hub.pipelines(), hub.releases()),
+    };
+    let (mut pipelines, releases) = (hub.list(&of_pipelines).await?, hub.list(&of_releases).await?);
+    if pipelines.is_empty() {
+        let place = if all { "any namespace".to_owned() } else { format!("namespace '{}'", hub.namespace) };
+        return Ok(format!("no pipelines in {place}\n"));
+    }
+    pipelines.sort_by_key(ResourceExt::namespace);
+    Ok(overview(&pipelines, &releases, all, now))
+}
+
+fn overview(pipelines: &[Pipeline], releases: &[Release], all: bool, now: Timestamp) -> String {
     let mut rows =
         vec![["PIPELINE", "RELEASE", "PHASE", "VERDICT", "STAGE", "AGE", "MESSAGE"].map(str::to_owned).to_vec()];
-    for pipeline in &pipelines {
-        let name = pipeline.name_any();
-        let own: Vec<&Release> = releases.iter().filter(|release| release.spec.pipeline == name).collect();
+    let mut places = vec!["NAMESPACE".to_owned()];
+    for pipeline in pipelines {
+        let (name, namespace) = (pipeline.name_any(), pipeline.namespace());
+        let mine = |release: &&Release| release.spec.pipeline == name && release.namespace() == namespace;
+        let own: Vec<&Release> = releases.iter().filter(mine).collect();
+        places.extend(std::iter::repeat_n(namespace.clone().unwrap_or_default(), own.len().max(1)));
         if own.is_empty() {
             let message = pipeline.status.as_ref().and_then(|status| status.message.clone()).unwrap_or_default();
             rows.push(vec![name.clone(), "-".into(), "-".into(), "-".into(), "-".into(), "-".into(), message]);
@@ -39,18 +63,18 @@ pub async fn get(hub: &Hub, now: Timestamp) -> Result<String, CliError> {
             rows.push(vec![
                 name.clone(),
                 release.name_any(),
-                status.phase.map_or("-".into(), |phase| format!("{phase:?}")),
+                choose::phase(release).map_or("-".into(), |phase| format!("{phase:?}")),
                 status.verdict.unwrap_or_else(|| "-".into()),
                 status.stage.unwrap_or_else(|| "-".into()),
                 age(release.metadata.creation_timestamp.as_ref().map(|time| time.0), now),
-                one_line(&status.message.unwrap_or_default(), 100),
+                whole_words(&status.message.unwrap_or_default(), 100),
             ]);
         }
     }
-    if rows.len() == 1 {
-        return Ok(format!("no pipelines in namespace '{}'\n", hub.namespace));
+    if all {
+        rows.iter_mut().zip(places).for_each(|(row, place)| row.insert(0, place));
     }
-    Ok(table(&rows))
+    table(&rows)
 }
 
 /// Everything about one release: verdicts, steps, evidence, reasons.
@@ -74,7 +98,7 @@ fn description(release: &Release, rollouts: &[Rollout]) -> String {
     if let Some(revision) = &release.spec.revision {
         line("Revision:", revision);
     }
-    line("Phase:", &status.phase.map_or("-".into(), |phase| format!("{phase:?}")));
+    line("Phase:", &choose::phase(release).map_or("-".into(), |phase| format!("{phase:?}")));
     line("Verdict:", status.verdict.as_deref().unwrap_or("-"));
     line("Message:", status.message.as_deref().unwrap_or("-"));
     for progress in &status.environments {
@@ -135,20 +159,37 @@ fn describe_rollout(text: &mut String, rollout: &Rollout) {
 /// Waits for an end. Exit code 0: promoted; 1: another end; 2: not ended in time.
 pub async fn status(hub: &Hub, args: &StatusArgs, mut tell: impl FnMut(&str)) -> Result<ExitCode, CliError> {
     let deadline = tokio::time::Instant::now() + args.timeout.as_duration();
+    // Of a pipeline one release is followed to its end, whatever begins meanwhile.
+    let mut release = hub.release(&args.name).await?;
     let mut last = String::new();
     loop {
-        let release = hub.release(&args.name).await?;
         let now = summary(&release);
         if now != last {
             tell(&format!("{now}\n"));
             last = now;
         }
-        match release.status.as_ref().and_then(|status| status.phase).map(end) {
-            Some(Some(code)) => return Ok(ExitCode::from(code)),
-            _ if tokio::time::Instant::now() >= deadline => return Ok(ExitCode::from(2)),
-            _ => tokio::time::sleep(Duration::from_millis(500)).await,
+        let over = tokio::time::Instant::now() >= deadline;
+        match choose::phase(&release).and_then(end) {
+            Some(code) => return Ok(ExitCode::from(code)),
+            None if over && args.timeout.as_duration().is_zero() => return Ok(ExitCode::from(2)),
+            None if over => {
+                tell(&format!("not in time: still {}\n", choose::word(&release)));
+                return Ok(ExitCode::from(2));
+            }
+            None => tokio::time::sleep(Duration::from_millis(500)).await,
         }
+        release = match again(hub, &release).await {
+            Err(error) if error.is_unanswered() && tokio::time::Instant::now() < deadline => release,
+            found => found?,
+        };
     }
+}
+
+/// The very release, as it is now.
+async fn again(hub: &Hub, release: &Release) -> Result<Release, CliError> {
+    let name = release.name_any();
+    let gone = || CliError::NotFound { name: name.clone(), namespace: hub.namespace.clone() };
+    hub.exactly(&name).await?.ok_or_else(gone)
 }
 
 /// The exit code of an end; `None` while it is under way.
@@ -160,10 +201,11 @@ fn end(phase: ReleasePhase) -> Option<u8> {
 }
 
 fn summary(release: &Release) -> String {
-    let status = release.status.clone().unwrap_or_default();
-    let phase = status.phase.map_or("not seen by the hub yet".into(), |phase| format!("{phase:?}"));
-    let message = status.message.unwrap_or_default();
-    format!("{}: {phase} {message}", release.name_any()).trim_end().to_owned()
+    let status = release.status.as_ref();
+    // What a status tells of an end that holds no more is not the reason of what comes now.
+    let current = status.and_then(|status| status.phase) == choose::phase(release);
+    let message = status.and_then(|status| status.message.clone()).filter(|_| current).unwrap_or_default();
+    format!("{}: {} {message}", release.name_any(), choose::word(release)).trim_end().to_owned()
 }
 
 /// A live view in place until the release ends or Ctrl-C.
@@ -174,17 +216,18 @@ pub async fn watch(
     mut draw: impl FnMut(&str),
 ) -> Result<ExitCode, CliError> {
     let mut drawn = 0;
+    let mut release = hub.release(name).await?;
     loop {
-        let release = hub.release(name).await?;
         let rollouts = hub.rollouts_of(&release).await?;
         let frame = frame(&release, &rollouts, clock.now());
         let up = if drawn > 0 { format!("\x1b[{drawn}A\x1b[J") } else { String::new() };
         draw(&in_place(&up, &frame));
         drawn = frame.lines().count();
-        if let Some(Some(code)) = release.status.as_ref().and_then(|status| status.phase).map(end) {
+        if let Some(code) = choose::phase(&release).and_then(end) {
             return Ok(ExitCode::from(code));
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
+        release = again(hub, &release).await?;
     }
 }
 
@@ -217,6 +260,21 @@ fn one_line(text: &str, width: usize) -> String {
     if flat.chars().count() <= width { flat } else { flat.chars().take(width - 3).chain("...".chars()).collect() }
 }
 
+/// At most about `width` characters, and no word (a release's name) cut in two.
+fn whole_words(text: &str, width: usize) -> String {
+    let mut line = String::new();
+    for word in text.split_whitespace() {
+        if line.chars().count() >= width {
+            return format!("{line} ...");
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(word);
+    }
+    line
+}
+
 fn age(since: Option<Timestamp>, now: Timestamp) -> String {
     let Some(since) = since else { return "-".into() };
     let seconds = now.duration_since(since).as_secs().max(0);
@@ -243,6 +301,9 @@ fn table(rows: &[Vec<String>]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
+    use super::choose::samples::release;
     use super::*;
 
     #[test]
@@ -263,6 +324,38 @@ mod tests {
     fn long_messages_are_cut_to_one_line() {
         assert_eq!(one_line("a\n  b", 10), "a b");
         assert_eq!(one_line("abcdefghij", 8), "abcde...");
+    }
+
+    #[test]
+    fn a_name_in_a_message_is_never_cut() {
+        assert_eq!(whole_words("superseded by\n portal-c48d1f0e22", 15), "superseded by portal-c48d1f0e22");
+        assert_eq!(whole_words("superseded by portal-c48d1f0e22 and so on", 15), "superseded by portal-c48d1f0e22 ...");
+    }
+
+    #[test]
+    fn an_overview_of_all_namespaces_keeps_them_apart() {
+        let pipeline = |namespace: &str| -> Pipeline {
+            let spec = release("x", 1, json!({})).spec.snapshot;
+            let mut pipeline = Pipeline::new("portal", spec);
+            pipeline.metadata.namespace = Some(namespace.into());
+            pipeline
+        };
+        let pipelines = [pipeline("idle"), pipeline("portal")];
+        let releases = [release("portal-c48", 1, json!({"phase": "Shipping"}))];
+        let text = overview(&pipelines, &releases, true, Timestamp::UNIX_EPOCH);
+        let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(rows[0][..2], ["NAMESPACE", "PIPELINE"]);
+        assert_eq!(rows[1][..3], ["idle", "portal", "-"]);
+        assert_eq!(rows[2][..4], ["portal", "portal", "portal-c48", "Shipping"]);
+    }
+
+    #[test]
+    fn another_attempt_is_not_told_with_the_end_of_the_one_before() {
+        let mut retried = release("p", 1, json!({"phase": "RolledBack", "message": "errors"}));
+        assert_eq!(summary(&retried), "p: RolledBack errors");
+        retried.spec.attempt = 2;
+        assert_eq!(summary(&retried), "p: Verifying");
+        assert_eq!(choose::phase(&retried).and_then(end), None);
     }
 
     #[test]

@@ -155,6 +155,10 @@ pub struct BuildEventSpec {
     #[serde(default)]
     #[schemars(length(max = 32))]
     pub images: Vec<EventImage>,
+    /// The one namespace whose pipelines it concerns, where a person says so. Default: all that ship what it names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub pipeline_namespace: Option<String>,
     /// Why there is nothing to ship in it (a DELETE, a ping, a failed build), as the door saw it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]

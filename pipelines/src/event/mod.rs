@@ -89,6 +89,7 @@ impl Delivery<'_> {
             git_ref: None,
             revision: None,
             images: Vec::new(),
+            pipeline_namespace: None,
             nothing_to_ship: None,
         })
     }

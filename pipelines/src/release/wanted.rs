@@ -23,6 +23,11 @@ impl PipelineView<'_> {
     pub fn full_name(&self) -> String {
         format!("{}/{}", self.namespace, self.name)
     }
+
+    /// Whether it still ships, and stands where the event may ship.
+    fn is_meant_by(&self, event: &BuildEventSpec) -> bool {
+        !self.deleting && event.pipeline_namespace.as_deref().is_none_or(|namespace| namespace == self.namespace)
+    }
 }
 
 /// What a registry said of one [`EventImage`].
@@ -94,7 +99,7 @@ fn by_push(
     let mut found = Vec::new();
     let mut branches = Vec::new();
     let mut unbound = Vec::new();
-    for (index, pipeline) in pipelines.iter().enumerate().filter(|(_, p)| !p.deleting) {
+    for (index, pipeline) in pipelines.iter().enumerate().filter(|(_, p)| p.is_meant_by(event)) {
         let of_repository: Vec<_> = pipeline
             .spec
             .sources
@@ -142,7 +147,7 @@ fn by_image(
     }
     let mut found: Vec<Wanted> = Vec::new();
     let mut branches = Vec::new();
-    for (index, pipeline) in pipelines.iter().enumerate().filter(|(_, p)| !p.deleting) {
+    for (index, pipeline) in pipelines.iter().enumerate().filter(|(_, p)| p.is_meant_by(event)) {
         let mut of_pipeline = Vec::new();
         for image in &pipeline.spec.images {
             // The last of several is the newest by the senders' habit; one container has one image.
@@ -162,8 +167,11 @@ fn by_image(
             Err(Ignored::OtherBranch { git_ref, ships: branches.join(", ") })
         }
         (true, true) => {
-            let names: Vec<&str> = bound.iter().map(|i| i.repository.as_str()).collect();
-            Err(Ignored::UnknownPipeline { what: names.join(", ") })
+            let mut what = bound.iter().map(|i| i.repository.as_str()).collect::<Vec<_>>().join(", ");
+            if let Some(namespace) = &event.pipeline_namespace {
+                what.push_str(&format!(" in namespace '{namespace}'"));
+            }
+            Err(Ignored::UnknownPipeline { what })
         }
     }
 }

@@ -187,7 +187,7 @@ fn at_weight(d: &mut Draft<'_>, weight: u8, first: bool, held: bool) {
         return promoting::enter(d);
     }
     if person {
-        return advance(d, "PromotedByPerson", format!("a person let step {} pass", d.status.step));
+        return advance(d, "PromotedByPerson", format!("a person let step {} pass", d.status.step + 1));
     }
     judged(d, weight);
 }

@@ -45,6 +45,7 @@ fn event(images: Vec<EventImage>) -> BuildEventSpec {
         git_ref: None,
         revision: Some("a".repeat(40)),
         images,
+        pipeline_namespace: None,
         nothing_to_ship: None,
     }
 }
@@ -394,4 +395,38 @@ fn a_person_needs_no_source() {
         ..event(vec![named("reg:5000/shop/portal", Some("1"), None)])
     };
     assert_eq!(scene.resolve(&event).phase, BuildEventPhase::Released);
+}
+
+#[test]
+fn an_event_for_one_namespace_ships_in_no_other() {
+    let spec = pipeline();
+    let view = |namespace: &'static str| PipelineView {
+        namespace,
+        name: "portal",
+        uid: "uid",
+        spec: &spec,
+        deleting: false,
+        refused: None,
+        ambiguous_with: vec![],
+    };
+    let views = [view("shop"), view("other")];
+    for (namespace, expected) in [(None, Ok(vec![0, 1])), (Some("other"), Ok(vec![1])), (Some("gone"), Err(()))] {
+        let event = BuildEventSpec {
+            source: names::PERSON_SOURCE.into(),
+            pipeline_namespace: namespace.map(str::to_owned),
+            ..event(vec![named("reg:5000/shop/portal", Some("1"), None)])
+        };
+        let found = wanted(&event, None, &views).map(|found| found.iter().map(|w| w.pipeline).collect::<Vec<_>>());
+        assert_eq!(found.map_err(drop), expected, "{namespace:?}");
+        let push = BuildEventSpec { pipeline_namespace: event.pipeline_namespace, ..push("main") };
+        let pushed =
+            wanted(&push, Some(&source()), &views).map(|found| found.iter().map(|w| w.pipeline).collect::<Vec<_>>());
+        assert_eq!(pushed.map_err(drop), expected, "{namespace:?}");
+    }
+    let nowhere = BuildEventSpec {
+        pipeline_namespace: Some("gone".into()),
+        ..event(vec![named("reg:5000/shop/portal", Some("1"), None)])
+    };
+    let told = scene().resolve(&nowhere).message;
+    assert_eq!(told, "no pipeline ships reg:5000/shop/portal in namespace 'gone'");
 }

@@ -422,7 +422,7 @@ impl<'a> Ask<'a> {
         while let Some(source) = cause.source() {
             cause = source;
         }
-        self.unreachable_because(&cause)
+        self.unreachable_because(&plainly(&cause.to_string()))
     }
 
     fn unreachable_because(&self, reason: &dyn std::fmt::Display) -> FetchError {
@@ -440,5 +440,26 @@ impl<'a> Ask<'a> {
             to: to.host_str().unwrap_or("nowhere").to_owned(),
             reason: reason.to_owned(),
         }
+    }
+}
+
+/// What met TLS with something else is nearly always a registry without it.
+fn plainly(cause: &str) -> String {
+    if !cause.contains("InvalidContentType") {
+        return cause.to_owned();
+    }
+    "it speaks plain HTTP, not TLS: list it under the policy's `registries` with `insecure: true` if it is meant to"
+        .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::plainly;
+
+    #[test]
+    fn a_registry_without_tls_is_told_as_one() {
+        let told = plainly("received corrupt message of type InvalidContentType");
+        assert!(told.contains("plain HTTP") && told.contains("insecure: true"), "{told}");
+        assert_eq!(plainly("connection refused"), "connection refused");
     }
 }

@@ -35,7 +35,10 @@ fn table() -> Vec<(&'static str, Changes)> {
         ),
         (
             "BuildEvent",
-            vec![(json!({"revision": "b".repeat(40)}), Some("a BuildEvent is a fact: its spec is immutable"))],
+            vec![
+                (json!({"revision": "b".repeat(40)}), Some("a BuildEvent is a fact: its spec is immutable")),
+                (json!({"pipelineNamespace": "other"}), Some("a BuildEvent is a fact: its spec is immutable")),
+            ],
         ),
         ("Approval", vec![(json!({"stage": "staging"}), Some("an Approval is a record: its spec is immutable"))]),
         ("BreakGlass", vec![(json!({"expiresAt": "2031-01-01T00:00:00Z"}), Some("a BreakGlass is a record"))]),

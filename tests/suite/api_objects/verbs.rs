@@ -83,7 +83,7 @@ pub async fn people_on_call_do_what_the_docs_say_and_are_told_what_they_may_not(
         .map(|name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}));
     apply::objects(admin, &places).await?;
     apply::yaml(admin, include_str!("../../../examples/approvers.yaml")).await?;
-    let views = [TEAM, PLACE].map(|namespace| binding(VIEWER, "tidegate-viewer", namespace));
+    let views = [TEAM, PLACE, "env-prod"].map(|namespace| binding(VIEWER, "tidegate-viewer", namespace));
     apply::objects(admin, &views).await?;
 
     let at = |kind: &str, name: &str, namespace: &str| -> Result<Value> {
@@ -91,7 +91,9 @@ pub async fn people_on_call_do_what_the_docs_say_and_are_told_what_they_may_not(
         object["metadata"]["namespace"] = namespace.into();
         Ok(object)
     };
-    let (release, rollout) = (at("Release", RELEASE, TEAM)?, at("Rollout", "portal-0123456789-1", PLACE)?);
+    let (mut release, rollout) = (at("Release", RELEASE, TEAM)?, at("Rollout", "portal-0123456789-1", PLACE)?);
+    release["spec"]["snapshot"]["stages"] = json!([{"name": "staging", "environments": ["staging"]},
+        {"name": "production", "environments": ["prod"], "requireApproval": true}]);
     apply::objects(admin, &[at("Pipeline", "portal", TEAM)?]).await?;
     ask::create(&maker, &release).await?.accepted()?;
     ask::create(&maker, &rollout).await?.accepted()?;

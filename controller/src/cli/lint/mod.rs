@@ -29,7 +29,7 @@ pub struct LintArgs {
 /// What was found in all files.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// One line each: `file:document kind/name path: what; what would make it pass`.
+    /// One line each: `file document n kind/name path: what; what would make it pass`.
     pub problems: Vec<String>,
     /// Worth a look, but not wrong.
     pub notes: Vec<String>,
@@ -49,10 +49,10 @@ pub fn run(args: &LintArgs, mut tell: impl FnMut(String)) -> ExitCode {
         tell(format!("note: {line}"));
     }
     if report.problems.is_empty() {
-        tell(format!("{} documents of Tidegate's kinds: nothing to object to", report.checked));
+        tell(format!("{} of Tidegate's kinds: nothing to object to", documents::counted(report.checked, "document")));
         return ExitCode::SUCCESS;
     }
-    tell(format!("{} problems", report.problems.len()));
+    tell(documents::counted(report.problems.len(), "problem"));
     ExitCode::FAILURE
 }
 

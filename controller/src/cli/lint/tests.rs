@@ -78,7 +78,7 @@ fn what_is_wrong_with_a_pipeline_is_told_with_its_path() {
         assert!(PIPELINE.contains(was), "{was}");
         let report = of(&PIPELINE.replace(was, is));
         assert!(report.problems.iter().any(|line| line.contains(told)), "{told}: {:#?}", report.problems);
-        assert!(report.problems.iter().all(|line| line.starts_with("f.yaml:1 ")), "{:#?}", report.problems);
+        assert!(report.problems.iter().all(|line| line.starts_with("f.yaml document 1 ")), "{:#?}", report.problems);
     }
 }
 

@@ -99,6 +99,9 @@ fn a_person_may_let_steps_pass_but_not_a_breach() {
         world.spec.promote_through = Some(3);
     });
     assert_eq!(world.run_to_end(), RolloutPhase::Promoted);
+    let told: Vec<&str> =
+        world.status.history.iter().filter(|e| e.reason == "PromotedByPerson").map(|e| e.message.as_str()).collect();
+    assert_eq!(told.first(), Some(&"a person let step 1 pass"), "{told:?}");
     let mut world = World::with(|world| {
         world.spec.promote_through = Some(3);
         world.bad = Some(BreachKind::Judge);
