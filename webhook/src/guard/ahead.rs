@@ -53,10 +53,13 @@ impl Ahead {
         Self { cluster, assessor, now, attempts: HashMap::new() }
     }
 
-    /// Works until dropped.
+    /// Works until dropped, or until nobody can ask or change anything any more.
     pub async fn run(self, unfinished: mpsc::Receiver<Want>, changes: watch::Receiver<u64>) {
         let (cluster, assessor) = (self.cluster.clone(), self.assessor.clone());
-        tokio::join!(self.follow(changes), finish::run(&*cluster, &assessor, unfinished));
+        tokio::select! {
+            () = self.follow(changes) => {}
+            () = finish::run(&*cluster, &assessor, unfinished) => {}
+        }
     }
 
     async fn follow(mut self, mut changes: watch::Receiver<u64>) {
