@@ -158,10 +158,9 @@ async fn gateway(
         Err(why) => return Some(ObjectiveSamples { total: Err(why.clone()), errors: Err(why) }),
     };
     let answer = from.samples(&request.source.prometheus, &backends.query, range, until).await;
-    let label = |s: &Series| s.metric.get(&gateway.service_label).cloned().unwrap_or_default();
     let backend = |s: &Series| {
-        let value = label(s);
-        match (backends.stable.selects(|_| &value), backends.canary.selects(|_| &value)) {
+        let label = |name: &str| s.metric.get(name).map_or("", String::as_str);
+        match (backends.stable.selects(label), backends.canary.selects(label)) {
             (true, false) => Some("stable".to_owned()),
             (false, true) => Some("canary".to_owned()),
             // A pattern that cannot tell the arms apart tells nothing.
@@ -187,10 +186,7 @@ fn backends(gateway: &GatewayMetrics, request: &ReadRequest) -> Result<Backends,
         selector::backend_pattern(&gateway.service_pattern, &request.namespace, service, request.service_port)
     };
     let (stable, canary) = (pattern(&request.stable_service), pattern(&request.canary_service));
-    let select = |pattern: &str| {
-        selector::by_pattern(&gateway.requests, &gateway.service_label, pattern)
-            .map_err(|e| format!("gateway.servicePattern: {e}"))
-    };
+    let select = |pattern: &str| selector::backends(gateway, pattern).map_err(|e| format!("metrics.gateway: {e}"));
     let both = select(&format!("(?:{stable})|(?:{canary})"))?;
     Ok(Backends { query: both.unbound(), stable: select(&stable)?, canary: select(&canary)? })
 }

@@ -162,6 +162,23 @@ async fn an_evaluation_is_three_queries_bound_to_namespace_and_pods() {
 }
 
 #[tokio::test]
+async fn what_does_not_carry_the_gateways_labels_is_nobodys_evidence() {
+    let server = server(|_, _| {
+        let own = backend("portal-canary-1", "200");
+        let tenant = backend("portal-canary-1", "502").replace("job=gw", "job=pods");
+        matrix(&[(&own, 30.0), (&tenant, 900.0)])
+    })
+    .await;
+    let mut request = request(&server.url, "x_total", "x_errors_total");
+    let gateway = request.source.gateway.as_mut().unwrap();
+    gateway.match_labels.insert("job".into(), "gw".into());
+    let seen = PrometheusClient::new().unwrap().read(&request, now()).await.gateway.unwrap();
+    assert_eq!((seen.total.unwrap().len(), seen.errors.unwrap().len()), (1, 0));
+    let asked = server.asked.lock().await;
+    assert!(asked.iter().any(|(_, query)| query.contains(r#",job="gw"}["#)), "{asked:?}");
+}
+
+#[tokio::test]
 async fn errors_of_another_metric_are_asked_after_the_total() {
     let server = server(|_, _| matrix(&[])).await;
     let mut request = request(&server.url, "x_total", "x_errors_total");

@@ -1,5 +1,7 @@
 //! `Environment`: one place that runs workloads, as the hub and its spoke see it.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
 use kube::CustomResource;
 use schemars::JsonSchema;
@@ -83,6 +85,11 @@ pub struct GatewayMetrics {
         "message": "servicePattern must contain {namespace} and {service}: without them one backend's requests are another's evidence"
     }]))]
     pub service_pattern: String,
+    /// Further labels of the gateway's own series, such as `job: traefik`. Without any, whatever pod is scraped with this
+    /// metric's name and such a backend's label is taken for the gateway.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 8))]
+    pub match_labels: BTreeMap<String, String>,
     /// Label that carries the HTTP status code.
     #[schemars(length(min = 1, max = 128), regex(pattern = "^[a-zA-Z_][a-zA-Z0-9_]*$"))]
     pub code_label: String,

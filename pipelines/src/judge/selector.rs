@@ -4,7 +4,7 @@
 use promql_parser::label::{MatchOp, Matcher};
 use promql_parser::parser::{self, Expr};
 
-use crate::api::{MetricsSource, Objective};
+use crate::api::{GatewayMetrics, MetricsSource, Objective};
 
 /// Why a text is not a selector that can be judged. Each says what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -141,10 +141,16 @@ pub fn backend_pattern(pattern: &str, namespace: &str, service: &str, port: u16)
         .replace("{port}", &port.to_string())
 }
 
-/// A selector of one label's values by an anchored pattern, as the gateway's backends are told apart.
-pub fn by_pattern(metric: &str, label: &str, pattern: &str) -> Result<Selector, SelectorError> {
-    let text = format!("{metric}{{{label}=~{}}}", quoted(pattern));
-    for (name, colons) in [(metric, true), (label, false)] {
+/// The series of the gateway's backends whose label matches this anchored pattern.
+pub fn backends(gateway: &GatewayMetrics, pattern: &str) -> Result<Selector, SelectorError> {
+    let (metric, label) = (gateway.requests.as_str(), gateway.service_label.as_str());
+    let mut text = format!("{metric}{{{label}=~{}", quoted(pattern));
+    for (name, value) in &gateway.match_labels {
+        text.push_str(&format!(",{name}={}", quoted(value)));
+    }
+    text.push('}');
+    let further = gateway.match_labels.keys().map(|name| (name.as_str(), false));
+    for (name, colons) in [(metric, true), (label, false)].into_iter().chain(further) {
         if !is_name(name, colons) {
             return Err(SelectorError::Name { text, name: name.to_owned() });
         }
@@ -234,7 +240,7 @@ fn one_line(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::RatioMetric;
+    use crate::api::{RatioMetric, Span};
 
     fn source() -> MetricsSource {
         serde_json::from_value(serde_json::json!({"prometheus": "http://p:9090"})).unwrap()
@@ -283,11 +289,33 @@ mod tests {
         }
     }
 
+    fn gateway(requests: &str, label: &str, further: &[(&str, &str)]) -> GatewayMetrics {
+        GatewayMetrics {
+            requests: requests.into(),
+            service_label: label.into(),
+            service_pattern: String::new(),
+            match_labels: further.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            code_label: "code".into(),
+            lag: Span::default(),
+        }
+    }
+
     #[test]
     fn names_of_the_gateways_counter_are_plain_too() {
-        assert!(by_pattern("traefik_service_requests_total", "service", ".*").is_ok());
+        assert!(backends(&gateway("traefik_service_requests_total", "service", &[]), ".*").is_ok());
         for (metric, label) in [("x_total{} or up", "service"), ("x_total", "a=\"1\"} or up{b"), ("", "a"), ("x", "")] {
-            assert!(by_pattern(metric, label, ".*").is_err(), "{metric} {label}");
+            assert!(backends(&gateway(metric, label, &[]), ".*").is_err(), "{metric} {label}");
+        }
+        assert!(backends(&gateway("x_total", "service", &[("a=\"1\"} or up{b", "c")]), ".*").is_err());
+    }
+
+    #[test]
+    fn the_gateways_series_carry_the_labels_that_the_environment_says() {
+        let own = backends(&gateway("x_total", "service", &[("job", "gate\"way")]), "a|b").unwrap();
+        assert_eq!(own.unbound(), r#"x_total{service=~"a|b",job="gate\"way"}"#);
+        for (job, expected) in [("gate\"way", true), ("tenant", false), ("", false)] {
+            let labels = |name: &str| if name == "job" { job } else { "a" };
+            assert_eq!(own.selects(labels), expected, "{job}");
         }
     }
 

@@ -102,6 +102,7 @@ spec:
       requests: traefik_service_requests_total
       serviceLabel: service
       servicePattern: ".*-svc-{{namespace}}-{{service}}-[0-9]+@kubernetesgateway"
+      matchLabels: {{job: traefik}}
       codeLabel: code
       lag: 1s
   allowedPipelines:

@@ -21,7 +21,7 @@ pub fn environment(spec: &EnvironmentSpec, findings: &mut Vec<Finding>) {
             findings.push(Finding::new("spec.metrics.gateway.servicePattern", message));
         }
         let pattern = selector::backend_pattern(&gateway.service_pattern, "namespace", "service", 80);
-        if let Err(error) = selector::by_pattern(&gateway.requests, &gateway.service_label, &pattern) {
+        if let Err(error) = selector::backends(gateway, &pattern) {
             findings.push(Finding::new("spec.metrics.gateway", error.to_string()));
         }
     }
