@@ -274,8 +274,10 @@ fn template(d: &mut Draft<'_>, back: &GoingBack) {
     if stamp.is_some_and(|stamp| stamp != Some(capacity::back_stamp(d))) {
         if d.seen.route.as_ref().is_some_and(|route| route.stands_at(100)) {
             write_template(d, back);
+        } else if raise_again(d, back) {
+            return;
         }
-        return wait(d, "WritingTemplate", "writing stable's template");
+        return wait(d, "WritingTemplate", "writing stable's template, once all requests go to the target's pods");
     }
     if d.seen.stable.as_ref().is_some_and(|stable| !stable.carries(&back.to)) {
         d.foreign("someone else changed the images of stable's template; it is not written again");

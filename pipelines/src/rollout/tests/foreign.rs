@@ -353,6 +353,16 @@ fn a_weight_that_someone_lowers_on_the_way_back_is_decided_anew() {
 }
 
 #[test]
+fn who_resets_route_and_template_together_on_the_way_back_holds_nothing_up() {
+    let mut world = going_back(PromotingStep::TemplateWritten);
+    world.stable.as_mut().unwrap().stamp = None;
+    touched(&mut world, |route| (route.stable, route.canary) = (100, Some(0)));
+    assert!(world.until(20, |world| world.weight() == 100), "{}", world.code());
+    assert_eq!(world.run_to_end(), RolloutPhase::RolledBack);
+    assert!(world.stable_runs(OLD));
+}
+
+#[test]
 fn who_lowers_it_again_and_again_is_not_fought_and_a_person_is_asked() {
     let mut world = going_back(PromotingStep::AtCanary);
     for _ in 0..200 {
