@@ -65,3 +65,8 @@ pub fn server(holds: Objects) -> (Client, mpsc::UnboundedReceiver<String>) {
     });
     (Client::new(service, "default"), written)
 }
+
+/// What a server was asked so far, in order.
+pub fn told(mut asked: mpsc::UnboundedReceiver<String>) -> Vec<String> {
+    std::iter::from_fn(|| asked.try_recv().ok()).collect()
+}

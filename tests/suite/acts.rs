@@ -4,8 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use tidegate_tests::acts::{Outcome, gate, play, ship, trouble};
-use tidegate_tests::stage::{Stage, spec};
-use tidegate_tests::supply::behavior::Behavior;
+use tidegate_tests::stage::Stage;
 use tidegate_tests::supply::release::Published;
 
 use crate::case::Case;
@@ -24,11 +23,7 @@ pub fn cases() -> Vec<Case> {
         }),
         Case::new("acts::intruder", async |world| {
             let stage = world.stage().await?;
-            let act = async {
-                let older = stage.publish(&spec("v0-older", Behavior::version("v0-older"))).await?;
-                gate::intruder(&stage, "prod-west", &older).await
-            };
-            as_expected(&play(&stage, "intruder", gate::INTRUDER, act).await)
+            as_expected(&play(&stage, "intruder", gate::INTRUDER, gate::intruder(&stage, "prod-west")).await)
         }),
         Case::new("acts::good", async |world| {
             let stage = world.stage().await?;

@@ -21,6 +21,7 @@ use super::{Hub, apply, report};
 use crate::github::Reports;
 use crate::lease::Permit;
 use crate::ledger::LogLedger;
+use crate::memory::told;
 
 fn spec(environment: &str) -> Value {
     json!({
@@ -97,14 +98,6 @@ fn breach() -> Vec<Write> {
         Write::Abort { environment: "prod-west".into(), name: "portal-1-1".into() },
         Write::Create { name: "portal-1-1-rb".into(), spec: Box::new(back) },
     ]
-}
-
-fn told(mut asked: mpsc::UnboundedReceiver<String>) -> Vec<String> {
-    let mut all = Vec::new();
-    while let Ok(one) = asked.try_recv() {
-        all.push(one);
-    }
-    all
 }
 
 #[tokio::test]

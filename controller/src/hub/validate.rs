@@ -45,26 +45,26 @@ fn version<K: Resource>(object: &K) -> Version {
     Some((object.meta().uid.clone(), object.meta().generation.map(|g| g.to_string())))
 }
 
+/// The environments that its stages name, in their order; none: there is no such one.
+fn environments<'a>(index: &'a Index, pipeline: &'a Pipeline) -> impl Iterator<Item = Option<Arc<Environment>>> + 'a {
+    let named = pipeline.spec.stages.iter().flat_map(|stage| &stage.environments);
+    named.map(|name| index.environments.get(&ObjectRef::new(name)))
+}
+
 fn basis(index: &Index, pipeline: &Pipeline) -> Basis {
     let namespace = index.namespaces.get(&ObjectRef::new(&pipeline.namespace().unwrap_or_default()));
-    let named = pipeline.spec.stages.iter().flat_map(|s| &s.environments);
     Basis {
         pipeline: version(pipeline),
         deleting: pipeline.metadata.deletion_timestamp.is_some(),
         // Labels are metadata: they leave the generation as it is.
         namespace: namespace.map(|n| (n.uid(), n.resource_version())),
-        environments: named
-            .map(|name| index.environments.get(&ObjectRef::new(name)).and_then(|e| version(e.as_ref())))
-            .collect(),
+        environments: environments(index, pipeline).map(|e| e.and_then(|e| version(e.as_ref()))).collect(),
     }
 }
 
 fn examine(index: &Index, pipeline: &Pipeline) -> Examined {
-    let named = pipeline.spec.stages.iter().flat_map(|s| &s.environments);
-    let metrics: BTreeMap<String, MetricsSource> = named
-        .filter_map(|name| index.environments.get(&ObjectRef::new(name)))
-        .map(|e| (e.name_any(), e.spec.metrics.clone()))
-        .collect();
+    let metrics: BTreeMap<String, MetricsSource> =
+        environments(index, pipeline).flatten().map(|e| (e.name_any(), e.spec.metrics.clone())).collect();
     let going = pipeline.metadata.deletion_timestamp.is_some();
     Examined {
         refusals: refusals(&pipeline.name_any(), &pipeline.spec, Some(&metrics)),

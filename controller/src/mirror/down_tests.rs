@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::Mirror;
 use super::kinds::Kind;
 use crate::lease::Permit;
-use crate::memory::{objects, server};
+use crate::memory::{objects, server, told};
 use crate::reach::Reach;
 use crate::spoke::World;
 
@@ -43,7 +43,7 @@ fn typed<K: DeserializeOwned>(object: Value) -> K {
 
 /// What one pull of this object writes here.
 async fn pulled(source: Value, hub: &[Value], here: &[Value]) -> Vec<String> {
-    let ((hub, _at_the_hub), (client, mut written)) = (server(objects(hub)), server(objects(here)));
+    let ((hub, _at_the_hub), (client, written)) = (server(objects(hub)), server(objects(here)));
     let (world, keepers) = World::open(client);
     let mirror = Mirror {
         environment: "east".into(),
@@ -66,11 +66,7 @@ async fn pulled(source: Value, hub: &[Value], here: &[Value]) -> Vec<String> {
         () = pull => {}
         _ = join_all(keepers) => panic!("the watches ended"),
     }
-    let mut all = Vec::new();
-    while let Ok(one) = written.try_recv() {
-        all.push(one);
-    }
-    all
+    told(written)
 }
 
 #[tokio::test]

@@ -67,8 +67,9 @@ fn same(a: &Value, b: &Value) -> bool {
     lean(a) == lean(b)
 }
 
-fn waited(since: Timestamp, delay: i64, now: Timestamp) -> bool {
-    now.duration_since(since).as_secs() >= delay
+/// Whether the delay of a document that loosens is over; `since`: when it began, if it did.
+fn over(since: Option<Timestamp>, delay: i64, now: Timestamp) -> bool {
+    delay <= 0 || since.is_some_and(|at| now.duration_since(at).as_secs() >= delay)
 }
 
 /// `source` is the hub's object as it is there now; `None` (absent, unreachable, not listed) changes nothing, so
@@ -83,11 +84,10 @@ pub fn merge(kind: Kind, source: &Value, here: Here<'_>, delay: i64, now: Timest
         Here::Missed(waiting) => {
             let this = digest(&wanted);
             let since = waiting.filter(|(digest, _)| *digest == this).map(|(_, since)| since);
-            return match since {
-                _ if delay <= 0 => Merge::Write { spec: wanted, annotations: json!({}) },
-                Some(at) if waited(at, delay, now) => Merge::Write { spec: wanted, annotations: json!({}) },
-                Some(_) => Merge::Nothing,
-                None => Merge::Await(this),
+            return match (over(since, delay, now), since) {
+                (true, _) => Merge::Write { spec: wanted, annotations: json!({}) },
+                (false, Some(_)) => Merge::Nothing,
+                (false, None) => Merge::Await(this),
             };
         }
     };
@@ -102,8 +102,8 @@ pub fn merge(kind: Kind, source: &Value, here: Here<'_>, delay: i64, now: Timest
     }
     let since = annotation(local, names::PENDING_SINCE).and_then(|text| text.parse::<Timestamp>().ok());
     let this = digest(&wanted);
-    let over = delay <= 0 || (waiting == Some(this.as_str()) && since.is_some_and(|at| waited(at, delay, now)));
-    match (over, withdrawn) {
+    let since = since.filter(|_| waiting == Some(this.as_str()));
+    match (over(since, delay, now), withdrawn) {
         (true, true) => Merge::Remove,
         (true, false) => Merge::Write { spec: wanted, annotations: json!({}) },
         // Its time runs already.

@@ -13,7 +13,7 @@ use tidegate_webhook::serve::Transport;
 use tidegate_webhook::tls::Certificates;
 use tokio::task::JoinSet;
 
-use super::{CommonArgs, shutdown_signal};
+use super::{CommonArgs, shutdown_signal, stopped};
 use crate::serve::Telemetry;
 use crate::{clock, connect};
 
@@ -52,18 +52,10 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         metrics,
     });
 
-    let (stop, stopped) = tokio::sync::watch::channel(false);
-    let stopping = |mut stopped: tokio::sync::watch::Receiver<bool>| async move {
-        let _ = stopped.wait_for(|stop| *stop).await;
-    };
+    let (stop, shutdown) = tokio::sync::watch::channel(false);
     let mut tasks = JoinSet::new();
     tasks.spawn(watch);
-    let (side, end, address) = (telemetry.clone(), stopping(stopped.clone()), args.common.telemetry_listen);
-    tasks.spawn(async move {
-        if let Err(error) = side.serve(address, end).await {
-            tracing::error!(%error, %address, "the side port does not serve");
-        }
-    });
+    tasks.spawn(args.common.side_port(telemetry.clone(), shutdown.clone()));
     let ready = telemetry.clone();
     tasks.spawn(async move {
         store.synced().await;
@@ -72,7 +64,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     tracing::info!(address = %args.listen, tls = args.tls_cert.is_some(), "the doors are open");
     let mut door = JoinSet::new();
     let side: Arc<dyn Side> = Arc::new(Told(telemetry.clone()));
-    door.spawn(route::run(doors, side, listener, transport, stopping(stopped)));
+    door.spawn(route::run(doors, side, listener, transport, stopped(shutdown)));
 
     shutdown_signal().await;
     telemetry.set_ready(false);

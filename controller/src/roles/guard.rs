@@ -12,7 +12,7 @@ use tidegate_webhook::serve::{Limits, Transport};
 use tidegate_webhook::tls::Certificates;
 use tokio::task::JoinSet;
 
-use super::{CommonArgs, shutdown_signal};
+use super::{CommonArgs, shutdown_signal, stopped};
 use crate::ledger::{DecisionRecord, Ledger, LogLedger};
 use crate::registry::RegistryArgs;
 use crate::serve::Telemetry;
@@ -86,20 +86,11 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
         recorder: Arc::new(ToLedger { actor: format!("guard/{}", args.environment), ledger: LogLedger }),
     });
 
-    let (stop, stopped) = tokio::sync::watch::channel(false);
-    let stopping = |mut stopped: tokio::sync::watch::Receiver<bool>| async move {
-        let _ = stopped.wait_for(|stop| *stop).await;
-    };
+    let (stop, shutdown) = tokio::sync::watch::channel(false);
     let mut tasks = JoinSet::new();
     tasks.spawn(watches);
     tasks.spawn(ahead.run(unfinished, cluster.changes()));
-    let (side, end) = (telemetry.clone(), stopping(stopped.clone()));
-    let side_address = args.common.telemetry_listen;
-    tasks.spawn(async move {
-        if let Err(error) = side.serve(side_address, end).await {
-            tracing::error!(%error, address = %side_address, "the side port does not serve");
-        }
-    });
+    tasks.spawn(args.common.side_port(telemetry.clone(), shutdown.clone()));
     tasks.spawn({
         let (cluster, telemetry) = (cluster.clone(), telemetry.clone());
         async move {
@@ -111,7 +102,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     tracing::info!(address = %args.listen, environment = args.environment, client_certificates = args.client_ca.is_some(), "the guard answers");
     let transport = Transport::Tls(Arc::new(certificates));
     let mut door = tokio::task::JoinSet::new();
-    door.spawn(guard::route::run(guard, listener, transport, Limits::default(), stopping(stopped)));
+    door.spawn(guard::route::run(guard, listener, transport, Limits::default(), stopped(shutdown)));
 
     shutdown_signal().await;
     telemetry.set_ready(false);

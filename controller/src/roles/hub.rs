@@ -10,8 +10,7 @@ use tidegate_policies::verifier::Verifier;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::CommonArgs;
-use super::tenure::{self, stopped};
+use super::{CommonArgs, stopped, tenure};
 use crate::clock::SharedClock;
 use crate::github::Reports;
 use crate::hub::index::Index;
@@ -41,13 +40,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let metrics = Metrics::register(&mut *telemetry.registry.write().await);
     let (stop, shutdown) = watch::channel(false);
     let mut tasks = JoinSet::new();
-    let (port, address) = (telemetry.clone(), args.common.telemetry_listen);
-    let served = shutdown.clone();
-    tasks.spawn(async move {
-        if let Err(error) = port.serve(address, stopped(served)).await {
-            tracing::error!(%error, %address, "the telemetry port could not be served");
-        }
-    });
+    tasks.spawn(args.common.side_port(telemetry.clone(), shutdown.clone()));
     tasks.spawn(async move {
         super::shutdown_signal().await;
         stop.send_replace(true);

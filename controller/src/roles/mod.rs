@@ -9,6 +9,10 @@ mod tenure;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use tokio::sync::watch;
+
+use crate::serve::Telemetry;
+
 /// Flags that every role takes.
 #[derive(clap::Args, Clone, Debug)]
 pub struct CommonArgs {
@@ -18,6 +22,22 @@ pub struct CommonArgs {
     /// Address of `/healthz`, `/readyz` and `/metrics`.
     #[arg(long, default_value = "127.0.0.1:9440")]
     pub telemetry_listen: SocketAddr,
+}
+
+/// Resolves once shutdown is asked for.
+pub async fn stopped(mut shutdown: watch::Receiver<bool>) {
+    // An error says that nobody can ask any more, which is a shutdown too.
+    let _ = shutdown.wait_for(|stop| *stop).await;
+}
+
+impl CommonArgs {
+    /// Serves the side port until shutdown; a role does its work without it.
+    async fn side_port(self, telemetry: Telemetry, shutdown: watch::Receiver<bool>) {
+        let address = self.telemetry_listen;
+        if let Err(error) = telemetry.serve(address, stopped(shutdown)).await {
+            tracing::error!(%error, %address, "the side port does not serve");
+        }
+    }
 }
 
 /// Resolves at SIGTERM or SIGINT.

@@ -8,8 +8,7 @@ use tidegate_pipelines::rollout::Hub;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::CommonArgs;
-use super::tenure::{self, stopped};
+use super::{CommonArgs, stopped, tenure};
 use crate::clock::SharedClock;
 use crate::lease::{Candidate, Permit};
 use crate::ledger::LogLedger;
@@ -44,12 +43,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let metrics = Metrics::register(&mut *telemetry.registry.write().await);
     let (stop, shutdown) = watch::channel(false);
     let mut tasks = JoinSet::new();
-    let serving = telemetry.clone().serve(args.common.telemetry_listen, stopped(shutdown.clone()));
-    tasks.spawn(async move {
-        if let Err(error) = serving.await {
-            tracing::error!(%error, "side port not served");
-        }
-    });
+    tasks.spawn(args.common.side_port(telemetry.clone(), shutdown.clone()));
     tasks.spawn(async move {
         super::shutdown_signal().await;
         tracing::info!("shutting down: the writes in hand are finished");

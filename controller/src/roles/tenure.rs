@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::stopped;
 use crate::lease::{Candidate, Permit};
 
 /// Longest that an end waits for what is in hand; each call of it has a shorter deadline.
@@ -86,12 +87,6 @@ async fn tenure(
     // Last: until here nobody else may begin.
     candidate.release().await;
     outcome
-}
-
-/// Resolves once shutdown is asked for.
-pub async fn stopped(mut shutdown: watch::Receiver<bool>) {
-    // An error says that nobody can ask any more, which is a shutdown too.
-    let _ = shutdown.wait_for(|stop| *stop).await;
 }
 
 #[cfg(test)]

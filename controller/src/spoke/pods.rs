@@ -15,8 +15,6 @@ use tidegate_pipelines::rollout::{Arm, PodTrouble};
 /// A ReplicaSet's metadata: whose it is, and what it selects by.
 pub type ReplicaSetMeta = PartialObjectMeta<ReplicaSet>;
 
-const TEMPLATE_HASH: &str = "pod-template-hash";
-
 /// The one controller of an object, if it is of that kind.
 fn controller<'a>(of: &'a ObjectMeta, kind: &str) -> Option<&'a OwnerReference> {
     let owners = of.owner_references.iter().flatten();
@@ -32,7 +30,7 @@ pub fn sets_of(deployment: &Deployment, sets: &[Arc<ReplicaSetMeta>]) -> BTreeMa
             && controller(&set.metadata, "Deployment").is_some_and(|owner| owner.uid == uid)
     };
     let hashed = |set: &Arc<ReplicaSetMeta>| {
-        let hash = set.metadata.labels.as_ref()?.get(TEMPLATE_HASH)?.clone();
+        let hash = set.metadata.labels.as_ref()?.get(names::TEMPLATE_HASH_LABEL)?.clone();
         Some((set.metadata.uid.clone()?, hash))
     };
     sets.iter().filter(ours).filter_map(hashed).collect()
@@ -47,7 +45,7 @@ pub fn belongs_to(pod: &Pod, deployment: &Deployment, sets: &BTreeMap<String, St
     let has = |key: &str, value: &String| pod.metadata.labels.as_ref().and_then(|l| l.get(key)) == Some(value);
     let selector = deployment.spec.as_ref().and_then(|s| s.selector.match_labels.as_ref());
     pod.metadata.namespace == deployment.metadata.namespace
-        && has(TEMPLATE_HASH, hash)
+        && has(names::TEMPLATE_HASH_LABEL, hash)
         && selector.into_iter().flatten().all(|(key, value)| has(key, value))
 }
 

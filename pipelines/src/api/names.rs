@@ -44,6 +44,8 @@ pub const ROUTE_PHASE: &str = "tidegate.io/phase";
 pub const ROUTE_LOWERED: &str = "tidegate.io/lowered";
 /// On the route: `<rule>=<weight>,...`, the weights that stable had before ours; `-` for none.
 pub const ROUTE_USERS_WEIGHTS: &str = "tidegate.io/users-weights";
+/// Kubernetes' own, on each ReplicaSet that the deployment controller makes, in its selector, and on the pods.
+pub const TEMPLATE_HASH_LABEL: &str = "pod-template-hash";
 /// On the Deployment: the release that its template carries.
 pub const RELEASE_ANNOTATION: &str = "tidegate.io/release";
 /// On our canary Deployment: uid of the Rollout whose images it carries.

@@ -30,6 +30,10 @@ fn source() -> EventSourceSpec {
     }
 }
 
+fn view<'a>(namespace: &'a str, name: &'a str, spec: &'a PipelineSpec) -> PipelineView<'a> {
+    PipelineView { namespace, name, uid: "uid", spec, deleting: false, refused: None, ambiguous_with: vec![] }
+}
+
 fn named(repository: &str, tag: Option<&str>, digest: Option<String>) -> EventImage {
     EventImage { repository: repository.into(), tag: tag.map(str::to_owned), digest }
 }
@@ -94,13 +98,8 @@ impl Scene {
             .pipelines
             .iter()
             .map(|(name, spec)| PipelineView {
-                namespace: "shop",
-                name,
-                uid: "uid",
-                spec,
-                deleting: false,
-                refused: None,
                 ambiguous_with: if self.ambiguous { vec!["shop/other".into()] } else { vec![] },
+                ..view("shop", name, spec)
             })
             .collect();
         let releases: Vec<&Release> = self.releases.iter().collect();
@@ -167,16 +166,7 @@ fn a_tag_becomes_a_release_of_its_digest() {
 fn a_digest_is_looked_up_as_that_digest_whatever_the_tag_says() {
     let event = event(vec![named("reg:5000/shop/portal", Some("latest"), Some(digest('2')))]);
     let (spec, source) = (pipeline(), source());
-    let view = PipelineView {
-        namespace: "shop",
-        name: "portal",
-        uid: "uid",
-        spec: &spec,
-        deleting: false,
-        refused: None,
-        ambiguous_with: vec![],
-    };
-    let asked = wanted(&event, Some(&source), &[view]).unwrap();
+    let asked = wanted(&event, Some(&source), &[view("shop", "portal", &spec)]).unwrap();
     assert_eq!(reference(&asked[0].ask), format!("reg:5000/shop/portal@{}", digest('2')));
 }
 
@@ -400,16 +390,7 @@ fn a_person_needs_no_source() {
 #[test]
 fn an_event_for_one_namespace_ships_in_no_other() {
     let spec = pipeline();
-    let view = |namespace: &'static str| PipelineView {
-        namespace,
-        name: "portal",
-        uid: "uid",
-        spec: &spec,
-        deleting: false,
-        refused: None,
-        ambiguous_with: vec![],
-    };
-    let views = [view("shop"), view("other")];
+    let views = [view("shop", "portal", &spec), view("other", "portal", &spec)];
     for (namespace, expected) in [(None, Ok(vec![0, 1])), (Some("other"), Ok(vec![1])), (Some("gone"), Err(()))] {
         let event = BuildEventSpec {
             source: names::PERSON_SOURCE.into(),

@@ -101,7 +101,8 @@ async fn denied(stage: &Stage, published: &Published) -> Result<String> {
 pub const INTRUDER: &str = "older image, command, bare pod with the Service's labels, forged owner, a ReplicaSet scaled up: refused; scaling and restart work";
 
 /// Somebody who is no deployer.
-pub async fn intruder(stage: &Stage, environment: &str, older: &Published) -> Result<Seen> {
+pub async fn intruder(stage: &Stage, environment: &str) -> Result<Seen> {
+    let older = stage.publish(&spec("v0-older", Behavior::version("v0-older"))).await?;
     let cluster = &stage.environment(environment)?.cluster;
     let image = json!([{"name": "app", "image": older.by_digest()}]);
     change_refused(cluster, json!({"spec": {"template": {"spec": {"containers": image}}}}), "an older image").await?;

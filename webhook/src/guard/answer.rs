@@ -127,9 +127,10 @@ impl Guard {
             Ok(_) if asked.owners => gatherer.chain(review, new).await,
             _ => Chain::NotAsked,
         };
+        let (known, tags) = gatherer.known(review, &asked);
         let mut facts = Facts {
             now: (self.now)(),
-            images: gatherer.known(review, &asked),
+            images: known,
             in_force: in_force.clone(),
             chain,
             break_glass: self.cluster.break_glass(&review.namespace),
@@ -140,7 +141,8 @@ impl Guard {
             (Some(answer), _) => answer,
             (None, Err(_)) => decide(review, &facts),
             (None, Ok(in_force)) => {
-                facts.images = gatherer.images(review, &asked, in_force).await;
+                let known = (std::mem::take(&mut facts.images), tags);
+                facts.images = gatherer.images(review, in_force, asked.warn_only, known).await;
                 facts.now = (self.now)();
                 decide(review, &facts)
             }

@@ -30,6 +30,9 @@ const REVISION: &str = "controller-revision-hash";
 /// Owners above a pod: ReplicaSet and Deployment, or Job and CronJob. More would be no built-in chain.
 const DEPTH: usize = 2;
 
+/// By their text.
+pub type Tags = BTreeMap<String, ImageRef>;
+
 pub struct Gatherer<'a> {
     pub cluster: &'a dyn Cluster,
     pub assessor: &'a Assessor,
@@ -40,63 +43,63 @@ pub struct Gatherer<'a> {
 }
 
 impl Gatherer<'_> {
-    /// What this cluster knows of the images by itself: which of them are none, and which are quarantined.
-    /// Asks no registry.
-    pub fn known(&self, review: &Review, asked: &Questions) -> BTreeMap<String, ImageFact> {
+    /// What this cluster knows of the images by itself: which of them are none, and which are quarantined; and those
+    /// that are tags, of which it knows nothing. Asks no registry.
+    pub fn known(&self, review: &Review, asked: &Questions) -> (BTreeMap<String, ImageFact>, Tags) {
         let rollouts = self.cluster.rollouts(Some(&review.namespace));
-        let (texts, beyond) = looked_at(asked);
-        let known = texts.into_iter().filter_map(|text| {
+        let mut texts: Vec<&str> = asked.images.iter().map(|placed| placed.image.as_str()).collect();
+        texts.sort_unstable();
+        texts.dedup();
+        let beyond = texts.split_off(texts.len().min(MOST_IMAGES));
+        let beyond = beyond.into_iter().map(|text| (text.to_owned(), ImageFact::Unreadable(TOO_MANY.to_owned())));
+        let (mut known, mut tags) = (BTreeMap::from_iter(beyond), Tags::new());
+        for text in texts {
             let fact = match parse(text) {
                 Err(why) => ImageFact::Unreadable(why),
                 Ok(image) if image.digest.is_some() => ImageFact::Pinned(self.standing(image, &rollouts)),
-                Ok(_) => return None,
+                Ok(image) => {
+                    tags.insert(text.to_owned(), image);
+                    continue;
+                }
             };
-            Some((text.to_owned(), fact))
-        });
-        known.chain(beyond).collect()
+            known.insert(text.to_owned(), fact);
+        }
+        (known, tags)
     }
 
     /// The same, verified; tags are resolved.
     pub async fn images(
         &self,
         review: &Review,
-        asked: &Questions,
         in_force: &Arc<InForce>,
+        warn_only: bool,
+        (known, tags): (BTreeMap<String, ImageFact>, Tags),
     ) -> BTreeMap<String, ImageFact> {
         let account = match &review.subject {
             Subject::Pod { new, .. } | Subject::Workload { new, .. } => new.pod.service_account_name.clone(),
             Subject::Passes => None,
         };
         let account = account.filter(|name| !name.is_empty()).unwrap_or_else(|| "default".to_owned());
-        let scope = Scope { namespace: review.namespace.clone(), service_account: Some(account) };
-        let rollouts = self.cluster.rollouts(Some(&review.namespace));
-        let (texts, beyond) = looked_at(asked);
-        let facts = texts
-            .into_iter()
-            .map(async |text| (text.to_owned(), self.image(text, in_force, &scope, &rollouts, asked.warn_only).await));
-        join_all(facts).await.into_iter().chain(beyond).collect()
+        let scope = &Scope { namespace: review.namespace.clone(), service_account: Some(account) };
+        let known = known.into_iter().map(async |(text, fact)| match fact {
+            ImageFact::Pinned(standing) => {
+                (text, ImageFact::Pinned(self.verified(standing, in_force, scope, warn_only).await))
+            }
+            fact => (text, fact),
+        });
+        let tags =
+            tags.into_iter().map(async |(text, image)| (text, self.resolved(image, in_force, scope, warn_only).await));
+        let (known, tags) = tokio::join!(join_all(known), join_all(tags));
+        known.into_iter().chain(tags).collect()
     }
 
-    async fn image(
-        &self,
-        text: &str,
-        in_force: &Arc<InForce>,
-        scope: &Scope,
-        rollouts: &[Arc<Rollout>],
-        warn_only: bool,
-    ) -> ImageFact {
-        let image = match parse(text) {
-            Ok(image) => image,
-            Err(why) => return ImageFact::Unreadable(why),
-        };
-        if image.digest.is_some() {
-            return ImageFact::Pinned(self.verified(image, in_force, scope, rollouts, warn_only).await);
-        }
+    async fn resolved(&self, image: ImageRef, in_force: &Arc<InForce>, scope: &Scope, warn_only: bool) -> ImageFact {
         let now = match self.assessor.resolve(in_force, &scope.namespace, &image, self.left()).await {
             Err(why) => Err(why),
             Ok(digest) => {
-                let pinned = image.with_digest(digest);
-                Ok(self.verified(pinned, in_force, scope, rollouts, warn_only).await)
+                let rollouts = self.cluster.rollouts(Some(&scope.namespace));
+                let standing = self.standing(image.with_digest(digest), &rollouts);
+                Ok(self.verified(standing, in_force, scope, warn_only).await)
             }
         };
         ImageFact::Tag { image, now }
@@ -114,15 +117,7 @@ impl Gatherer<'_> {
         Standing { image, judged: Judged::NotAsked, quarantine, stable, expired: None }
     }
 
-    async fn verified(
-        &self,
-        image: ImageRef,
-        in_force: &Arc<InForce>,
-        scope: &Scope,
-        rollouts: &[Arc<Rollout>],
-        warn_only: bool,
-    ) -> Standing {
-        let standing = self.standing(image, rollouts);
+    async fn verified(&self, standing: Standing, in_force: &Arc<InForce>, scope: &Scope, warn_only: bool) -> Standing {
         let want = Want { image: standing.image.clone(), scope: scope.clone(), revision: None };
         let (judged, expired) = if warn_only {
             // A warning is worth a look, not a verification.
@@ -204,15 +199,6 @@ impl Gatherer<'_> {
     fn left(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
     }
-}
-
-/// The different image texts that are looked at, and the answer to those beyond.
-fn looked_at(asked: &Questions) -> (Vec<&str>, impl Iterator<Item = (String, ImageFact)>) {
-    let mut texts: Vec<&str> = asked.images.iter().map(|placed| placed.image.as_str()).collect();
-    texts.sort_unstable();
-    texts.dedup();
-    let beyond = texts.split_off(texts.len().min(MOST_IMAGES));
-    (texts, beyond.into_iter().map(|text| (text.to_owned(), ImageFact::Unreadable(TOO_MANY.to_owned()))))
 }
 
 /// The image, or why the text names none.

@@ -6,9 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use kube::core::DynamicObject;
 use kube::core::admission::{AdmissionRequest, Operation};
 use serde_json::Value;
-
-/// What the deployment controller writes into the labels and the selector of each ReplicaSet that it makes.
-pub const TEMPLATE_HASH: &str = "pod-template-hash";
+use tidegate_pipelines::api::names::TEMPLATE_HASH_LABEL;
 
 /// One admission request about something that runs, or will run, images.
 #[derive(Clone, Debug)]
@@ -70,7 +68,7 @@ impl Object {
         let unreadable = |reason: String| ReviewError::Unreadable { kind: kind.to_owned(), reason };
         let metadata: ObjectMeta = field(&value, "/metadata").map_err(unreadable)?;
         let replicas = value.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(1);
-        let hash = value.pointer("/spec/selector/matchLabels").and_then(|labels| labels.get(TEMPLATE_HASH));
+        let hash = value.pointer("/spec/selector/matchLabels").and_then(|labels| labels.get(TEMPLATE_HASH_LABEL));
         let of_deployment = kind == "ReplicaSet" && hash.is_some();
         let raw = match template_path(kind) {
             None => value,
@@ -101,7 +99,7 @@ impl Object {
             replicas: value.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(0),
             of_deployment: selector
                 .split(',')
-                .any(|one| one.split_once('=').is_some_and(|(key, _)| key == TEMPLATE_HASH)),
+                .any(|one| one.split_once('=').is_some_and(|(key, _)| key == TEMPLATE_HASH_LABEL)),
         })
     }
 }

@@ -5,7 +5,7 @@
 use k8s_openapi::api::core::v1::PodSpec;
 use serde_json::{Map, Value};
 
-use super::review::TEMPLATE_HASH;
+use tidegate_pipelines::api::names::TEMPLATE_HASH_LABEL;
 
 /// The one annotation that anybody may set on a template: `kubectl rollout restart`.
 const RESTARTED_AT: &str = "kubectl.kubernetes.io/restartedAt";
@@ -47,7 +47,7 @@ pub fn changed(old: &Value, new: &Value) -> bool {
 
 /// Whether a ReplicaSet's template is its Deployment's.
 pub fn same(owner: &Value, made: &Value) -> bool {
-    normal(owner, &[], &[TEMPLATE_HASH]) == normal(made, &[], &[TEMPLATE_HASH])
+    normal(owner, &[], &[TEMPLATE_HASH_LABEL]) == normal(made, &[], &[TEMPLATE_HASH_LABEL])
 }
 
 fn normal(template: &Value, annotations: &[&str], labels: &[&str]) -> Value {
@@ -228,7 +228,7 @@ mod tests {
     #[test]
     fn a_replica_set_carries_its_deployments_template_and_a_hash() {
         let mut made = template();
-        made["metadata"]["labels"][TEMPLATE_HASH] = json!("abc");
+        made["metadata"]["labels"][TEMPLATE_HASH_LABEL] = json!("abc");
         assert!(same(&template(), &made));
         made["spec"]["containers"][0]["command"] = json!(["sh"]);
         assert!(!same(&template(), &made));

@@ -78,15 +78,21 @@ fn a_crash_at_any_write_comes_to_the_same_end() {
     }
 }
 
-/// The process dies with weight 0 on the route and nothing of it in the status; another takes over 20 s later.
+/// The process died with weight 0 on the route and nothing of it in the status.
+fn died_lowering() -> World {
+    let mut world = World::default();
+    world.run_to_weight(25);
+    world.bad = Some(BreachKind::Judge);
+    world.crash_at = Some((world.log.len(), true));
+    world.pass();
+    world
+}
+
+/// Another takes over 20 s later.
 #[test]
 fn a_breach_whose_record_died_with_the_process_keeps_the_time_of_its_write() {
     for (judge_back, case) in [(true, "the judge sees it still"), (false, "the judge sees nothing any more")] {
-        let mut world = World::default();
-        world.run_to_weight(25);
-        world.bad = Some(BreachKind::Judge);
-        world.crash_at = Some((world.log.len(), true));
-        world.pass();
+        let mut world = died_lowering();
         let written = world.now;
         assert_eq!((world.weight(), world.status.weight, &world.status.breach), (0, 25, &None), "{case}");
         world.tick(std::time::Duration::from_secs(20));
@@ -97,11 +103,7 @@ fn a_breach_whose_record_died_with_the_process_keeps_the_time_of_its_write() {
         assert!(breach.decided_at.0 <= written && breach.sample_at.0 <= written, "{case}");
     }
     // Written by a clock that runs ahead: never later than it is found.
-    let mut world = World::default();
-    world.run_to_weight(25);
-    world.bad = Some(BreachKind::Judge);
-    world.crash_at = Some((world.log.len(), true));
-    world.pass();
+    let mut world = died_lowering();
     let now = world.now;
     world.route.as_mut().unwrap().lowered.as_mut().unwrap().at = "2030-01-01T00:00:00Z".parse().ok();
     world.run_to_end();

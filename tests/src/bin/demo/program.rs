@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use tidegate_tests::acts::{Outcome, Seen, gate, play, ship, trouble};
-use tidegate_tests::stage::{Stage, spec};
-use tidegate_tests::supply::behavior::Behavior;
+use tidegate_tests::stage::Stage;
 use tidegate_tests::supply::release::Published;
 
 use crate::screen::Screen;
@@ -123,11 +122,7 @@ impl Program {
         let mut outcomes = Vec::new();
         outcomes.extend(self.act(stage, screen, Act::Unsigned, gate::unsigned(stage, "v4")).await);
         outcomes.extend(self.act(stage, screen, Act::Sbom, gate::sbom(stage, "v5")).await);
-        let intruder = async {
-            let older = stage.publish(&spec("v0-older", Behavior::version("v0-older"))).await?;
-            gate::intruder(stage, "prod-west", &older).await
-        };
-        outcomes.extend(self.act(stage, screen, Act::Intruder, intruder).await);
+        outcomes.extend(self.act(stage, screen, Act::Intruder, gate::intruder(stage, "prod-west")).await);
         outcomes
     }
 
