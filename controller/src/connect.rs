@@ -225,6 +225,26 @@ impl CallError {
         matches!(self, CallError::Deadline | CallError::Kube(kube::Error::Service(_) | kube::Error::HyperError(_)))
     }
 
+    /// Nothing of it reached a server: no connection was made, or no credential was found for it.
+    pub fn was_never_sent(&self) -> bool {
+        use std::error::Error;
+        let CallError::Kube(kube::Error::Service(error)) = self else { return matches!(self, CallError::Deposed) };
+        let mut cause: Option<&(dyn Error + 'static)> = Some(error.as_ref());
+        while let Some(error) = cause {
+            let connects = error.downcast_ref::<hyper_util::client::legacy::Error>();
+            if error.is::<kube::client::AuthError>() || connects.is_some_and(|error| error.is_connect()) {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
+    }
+
+    /// Whether what was asked for was done is not known: no answer that can be read, or one of a server in trouble.
+    pub fn leaves_open(&self) -> bool {
+        !self.was_never_sent() && self.code().is_none_or(|code| code >= 500)
+    }
+
     pub fn is_not_found(&self) -> bool {
         self.code() == Some(404)
     }
@@ -343,6 +363,8 @@ users:
         let client = Client::try_from(config).unwrap();
         let error = bounded(client.apiserver_version()).await.unwrap_err();
         assert_eq!(error.silence().as_deref(), Some("connection refused"), "{error:?}");
+        assert!(error.was_never_sent() && !error.leaves_open());
+        assert!(!CallError::Deadline.was_never_sent() && CallError::Deadline.leaves_open());
         assert_eq!(CallError::Deadline.silence().as_deref(), Some("no answer within 5 s"));
         assert_eq!(CallError::Deposed.silence(), None);
     }

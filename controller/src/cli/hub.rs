@@ -1,6 +1,8 @@
 //! What every command that talks to the hub shares: the connection, finding a
 //! release by a short name, and errors that say what to type instead.
 
+use std::collections::BTreeMap;
+
 use kube::api::{Api, ListParams, Patch, PatchParams};
 use kube::{Client, ResourceExt};
 use serde::Serialize;
@@ -38,6 +40,15 @@ pub enum CliError {
     TwoNamespaces { given: String, name: String },
     #[error("{server} cannot be reached: {cause}")]
     Unreachable { server: String, cause: String },
+    /// Nothing is stored.
+    #[error(
+        "the hub's CRDs are older than this tidegate: BuildEvents there have no spec.pipelineNamespace, and without it the \
+         pipelines of all namespaces would be meant; update them first: `tidegate install --role hub` ({0})"
+    )]
+    OlderKinds(String),
+    /// It is stored, or may be, and no more is known of it.
+    #[error("{0}")]
+    MayShip(String),
     #[error("the API server does not say who you are: an Approval is given in one's own name")]
     Nobody,
     /// The state of things does not allow it; nothing was written.
@@ -53,8 +64,17 @@ impl CliError {
     pub fn code(&self) -> u8 {
         match self {
             CliError::Refused(_) | CliError::NoRollout { .. } => 1,
+            CliError::MayShip(_) => 2,
             CliError::Usage(_) | CliError::TwoNamespaces { .. } => super::USAGE,
             _ => super::NO_ANSWER,
+        }
+    }
+
+    /// The API server's own sentence, where it says that this person may not do what was asked.
+    pub fn forbidden(&self) -> Option<String> {
+        match self {
+            CliError::Call { reason, .. } if reason.code() == Some(403) => Some(reason.to_string()),
+            _ => None,
         }
     }
 
@@ -62,6 +82,14 @@ impl CliError {
     pub fn is_unanswered(&self) -> bool {
         matches!(self, CliError::Unreachable { .. })
     }
+}
+
+/// The rollouts of a release, as far as somebody may read them.
+#[derive(Debug, Default)]
+pub struct Seen {
+    pub rollouts: Vec<Rollout>,
+    /// Environments whose rollouts this person may not read, with the API server's sentence.
+    pub unseen: BTreeMap<String, String>,
 }
 
 /// A connection to the hub, in one namespace.
@@ -78,6 +106,11 @@ impl Hub {
         let person = connect::person(&args.person).await?;
         let namespace = args.namespace.clone().unwrap_or(person.namespace);
         Ok(Hub { client: person.client, namespace, server: person.server })
+    }
+
+    #[cfg(test)]
+    pub fn over(client: Client, namespace: &str) -> Self {
+        Hub { client, namespace: namespace.to_owned(), server: "https://hub.example".into() }
     }
 
     /// The same, in the namespace that a `namespace/name` says.
@@ -162,17 +195,35 @@ impl Hub {
         bounded(self.releases().get_opt(name)).await.map_err(self.failed(&format!("get release {name}")))
     }
 
-    /// The rollouts that a release has made, with the environment's own report in their status.
-    pub async fn rollouts_of(&self, release: &Release) -> Result<Vec<Rollout>, CliError> {
+    /// The rollouts that a release has made, everywhere or in one environment, with the environment's own report in
+    /// their status. For who acts on them: one that may not be read fails the whole.
+    pub async fn rollouts_of(&self, release: &Release, only: Option<&str>) -> Result<Vec<Rollout>, CliError> {
         let mut found = Vec::new();
-        for stage in &release.spec.snapshot.stages {
-            for environment in &stage.environments {
-                let mut all = self.list(&self.rollouts(environment)).await?;
-                all.retain(|rollout| rollout.spec.release == release.name_any());
-                found.extend(all);
-            }
+        for environment in environments(release).filter(|environment| only.is_none_or(|only| only == *environment)) {
+            found.extend(self.rollouts_in(release, environment).await?);
         }
         Ok(found)
+    }
+
+    /// The same, to look at: what may not be read is named and hides nothing else.
+    pub async fn seen(&self, release: &Release) -> Result<Seen, CliError> {
+        let mut seen = Seen::default();
+        for environment in environments(release) {
+            match self.rollouts_in(release, environment).await {
+                Ok(found) => seen.rollouts.extend(found),
+                Err(error) => {
+                    let why = error.forbidden().ok_or(error)?;
+                    seen.unseen.insert(environment.clone(), why);
+                }
+            }
+        }
+        Ok(seen)
+    }
+
+    async fn rollouts_in(&self, release: &Release, environment: &str) -> Result<Vec<Rollout>, CliError> {
+        let mut all = self.list(&self.rollouts(environment)).await?;
+        all.retain(|rollout| rollout.spec.release == release.name_any());
+        Ok(all)
     }
 
     /// Merges `change` into an object's spec, as the user that the kubeconfig names.
@@ -185,4 +236,9 @@ impl Hub {
         let params = PatchParams { field_manager: Some("tidegate-cli".into()), ..PatchParams::default() };
         bounded(api.patch(name, &params, &Patch::Merge(&patch))).await.map_err(self.failed(&what))
     }
+}
+
+/// Every environment that a release ships to, in the order of its stages.
+fn environments(release: &Release) -> impl Iterator<Item = &String> {
+    release.spec.snapshot.stages.iter().flat_map(|stage| &stage.environments)
 }

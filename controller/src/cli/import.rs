@@ -67,7 +67,7 @@ fn yaml(args: &ImportArgs) -> Result<(String, Option<String>), Vec<String>> {
 }
 
 /// A cluster that the policy has no rule for: it is the default rule's, unless it was misspelt.
-fn other_cluster(documents: &[Document], cluster: Option<&str>) -> Option<String> {
+pub fn other_cluster(documents: &[Document], cluster: Option<&str>) -> Option<String> {
     let cluster = cluster?;
     let rules = documents.iter().filter_map(|document| document.value.get("clusterAdmissionRules")?.as_object());
     let known: Vec<&str> = rules.flat_map(|rules| rules.keys()).map(String::as_str).collect();

@@ -4,6 +4,8 @@ pub mod choose;
 pub mod crds;
 pub mod documents;
 #[cfg(test)]
+mod fake;
+#[cfg(test)]
 mod handbook;
 pub mod hub;
 pub mod import;
@@ -12,6 +14,7 @@ pub mod lint;
 pub mod promotion;
 pub mod ship;
 pub mod show;
+pub mod store;
 pub mod verbs;
 pub mod verify;
 
@@ -170,6 +173,8 @@ mod tests {
             (anyhow::Error::from(unknown), 3),
             (anyhow::Error::from(away), 3),
             (anyhow::Error::from(hub::CliError::NothingReleased("a".into())), 3),
+            (anyhow::Error::from(hub::CliError::OlderKinds("a".into())), 3),
+            (anyhow::Error::from(hub::CliError::MayShip("a".into())), 2),
             (anyhow::Error::from(hub::CliError::Refused("a".into())), 1),
             (anyhow::Error::from(hub::CliError::Usage("a".into())), 64),
             (anyhow::Error::from(install::InstallError::EnvironmentMissing("spoke")), 64),

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::{Api, ResourceExt};
-use tidegate_pipelines::api::{Pipeline, Release, ReleasePhase, Rollout};
+use tidegate_pipelines::api::{Pipeline, Release, ReleasePhase, Rollout, names};
 
 use super::choose;
-use super::hub::{CliError, Hub};
+use super::hub::{CliError, Hub, Seen};
 use crate::clock::SharedClock;
 
 #[derive(clap::Args, Clone, Debug)]
@@ -80,11 +80,11 @@ fn overview(pipelines: &[Pipeline], releases: &[Release], all: bool, now: Timest
 /// Everything about one release: verdicts, steps, evidence, reasons.
 pub async fn describe(hub: &Hub, name: &str) -> Result<String, CliError> {
     let release = hub.release(name).await?;
-    let rollouts = hub.rollouts_of(&release).await?;
-    Ok(description(&release, &rollouts))
+    let seen = hub.seen(&release).await?;
+    Ok(description(&release, &seen))
 }
 
-fn description(release: &Release, rollouts: &[Rollout]) -> String {
+fn description(release: &Release, seen: &Seen) -> String {
     let status = release.status.clone().unwrap_or_default();
     let mut text = String::new();
     let mut line = |label: &str, value: &str| {
@@ -108,9 +108,12 @@ fn description(release: &Release, rollouts: &[Rollout]) -> String {
         for reason in &progress.reasons {
             let _ = writeln!(text, "  - {reason}");
         }
-        for rollout in rollouts.iter().filter(|rollout| rollout.spec.environment == progress.environment) {
+        for rollout in seen.rollouts.iter().filter(|rollout| rollout.spec.environment == progress.environment) {
             describe_rollout(&mut text, rollout);
         }
+    }
+    for (environment, why) in &seen.unseen {
+        let _ = writeln!(text, "\n{}: not readable by you: {why}", names::environment_namespace(environment));
     }
     text
 }
@@ -208,7 +211,8 @@ fn summary(release: &Release) -> String {
     format!("{}: {} {message}", release.name_any(), choose::word(release)).trim_end().to_owned()
 }
 
-/// A live view in place until the release ends or Ctrl-C.
+/// A live view in place until the release ends or Ctrl-C. The end is the Release's own, which the hub tells once every
+/// environment has reported; no environment that may not be read is taken for anything.
 pub async fn watch(
     hub: &Hub,
     name: &str,
@@ -218,8 +222,7 @@ pub async fn watch(
     let mut drawn = 0;
     let mut release = hub.release(name).await?;
     loop {
-        let rollouts = hub.rollouts_of(&release).await?;
-        let frame = frame(&release, &rollouts, clock.now());
+        let frame = frame(&release, &hub.seen(&release).await?, clock.now());
         let up = if drawn > 0 { format!("\x1b[{drawn}A\x1b[J") } else { String::new() };
         draw(&in_place(&up, &frame));
         drawn = frame.lines().count();
@@ -237,11 +240,16 @@ fn in_place(up: &str, frame: &str) -> String {
 }
 
 /// One picture of a release: a line per environment with its weight and what it does.
-pub fn frame(release: &Release, rollouts: &[Rollout], now: Timestamp) -> String {
+fn frame(release: &Release, seen: &Seen, now: Timestamp) -> String {
     let mut text = format!("{}\n", one_line(&summary(release), 150));
     for stage in &release.spec.snapshot.stages {
         for environment in &stage.environments {
-            let newest = rollouts.iter().rfind(|rollout| &rollout.spec.environment == environment);
+            if seen.unseen.contains_key(environment) {
+                let (place, word) = (names::environment_namespace(environment), hubs_word(release, environment));
+                let _ = writeln!(text, "  {environment:<12} {place}: not readable by you; the hub says: {word}");
+                continue;
+            }
+            let newest = seen.rollouts.iter().rfind(|rollout| &rollout.spec.environment == environment);
             let status = newest.and_then(|rollout| rollout.status.clone()).unwrap_or_default();
             let filled = usize::from(status.weight) / 5;
             let bar: String = (0..20).map(|i| if i < filled { '#' } else { '.' }).collect();
@@ -253,6 +261,13 @@ pub fn frame(release: &Release, rollouts: &[Rollout], now: Timestamp) -> String 
         }
     }
     text
+}
+
+/// What the Release itself tells of an environment.
+fn hubs_word(release: &Release, environment: &str) -> String {
+    let told = release.status.iter().flat_map(|status| &status.environments);
+    let phase = told.filter(|progress| progress.environment == environment).find_map(|progress| progress.phase);
+    phase.map_or_else(|| "not begun".to_owned(), |phase| format!("{phase:?}"))
 }
 
 fn one_line(text: &str, width: usize) -> String {
@@ -303,8 +318,9 @@ fn table(rows: &[Vec<String>]) -> String {
 mod tests {
     use serde_json::json;
 
-    use super::choose::samples::release;
+    use super::choose::samples::{release, rollout};
     use super::*;
+    use crate::cli::fake::{self, Answer};
 
     #[test]
     fn ends_have_exit_codes_and_the_rest_has_none() {
@@ -356,6 +372,92 @@ mod tests {
         retried.spec.attempt = 2;
         assert_eq!(summary(&retried), "p: Verifying");
         assert_eq!(choose::phase(&retried).and_then(end), None);
+    }
+
+    /// A hub with one release, whose rollouts may be read in `staging` alone.
+    fn half_blind(status: &serde_json::Value) -> Hub {
+        let status = status.clone();
+        fake::hub("portal", move |call| match call.uri.split_once("/namespaces/").map(|(_, place)| place) {
+            Some("portal/releases/p") => {
+                Answer::Say(200, serde_json::to_value(release("p", 1, status.clone())).unwrap())
+            }
+            Some("env-staging/rollouts") => {
+                let there = rollout("p", "staging", "Ship", json!({"phase": "Promoted", "message": "all is new"}));
+                Answer::list(&[serde_json::to_value(there).unwrap()])
+            }
+            Some("env-prod-east/rollouts" | "env-prod-west/rollouts") => Answer::refusal(403, "User 'ava' cannot list"),
+            other => panic!("{other:?}"),
+        })
+        .0
+    }
+
+    #[tokio::test]
+    async fn an_environment_that_may_not_be_read_hides_no_other_one() {
+        let east = json!({"environment": "prod-east", "verdict": "Allow", "phase": "Canary"});
+        let staging = json!({"environment": "staging", "verdict": "Allow", "phase": "Promoted"});
+        let hub = half_blind(&json!({"phase": "Shipping", "environments": [staging, east]}));
+        let text = describe(&hub, "p").await.unwrap();
+        assert!(text.contains("rollout p-1 (Ship): Promoted") && text.contains("all is new"), "{text}");
+        for place in ["env-prod-east", "env-prod-west"] {
+            let line = format!("\n{place}: not readable by you: User 'ava' cannot list (403)\n");
+            assert!(text.contains(&line), "{text}");
+        }
+        assert!(text.contains("prod-east: Allow, Canary"), "the hub's word stays: {text}");
+        let seen = hub.seen(&hub.release("p").await.unwrap()).await.unwrap();
+        let drawn = frame(&hub.release("p").await.unwrap(), &seen, Timestamp::UNIX_EPOCH);
+        let lines: Vec<&str> = drawn.lines().skip(1).map(str::trim).collect();
+        assert!(lines[0].starts_with("staging      [...."), "{drawn}");
+        assert_eq!(lines[1], "prod-east    env-prod-east: not readable by you; the hub says: Canary");
+        assert_eq!(lines[2], "prod-west    env-prod-west: not readable by you; the hub says: not begun");
+    }
+
+    #[tokio::test]
+    async fn the_end_that_watch_tells_is_the_releases_own() {
+        let now = crate::clock::wall();
+        for (phase, code) in [("Promoted", 0), ("RolledBack", 1)] {
+            let hub = half_blind(&json!({"phase": phase}));
+            assert_eq!(watch(&hub, "p", now.clone(), |_| ()).await.unwrap(), ExitCode::from(code));
+        }
+        // Under way as far as was seen: that staging is promoted is no end, and no right is no answer.
+        let asked = std::sync::atomic::AtomicUsize::new(0);
+        let (hub, _calls) = fake::hub("portal", move |call| match call.uri.ends_with("/releases/p") {
+            true if asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) > 0 => Answer::refusal(403, "no more"),
+            true => Answer::Say(200, serde_json::to_value(release("p", 1, json!({"phase": "Shipping"}))).unwrap()),
+            false => Answer::refusal(403, "User 'ava' cannot list"),
+        });
+        assert_eq!(watch(&hub, "p", now, |_| ()).await.unwrap_err().code(), 3);
+    }
+
+    #[tokio::test]
+    async fn an_environment_that_does_not_answer_is_not_called_unreadable() {
+        let (hub, _calls) = fake::hub("portal", |call| match call.uri.ends_with("/releases/p") {
+            true => Answer::Say(200, serde_json::to_value(release("p", 1, json!({"phase": "Promoted"}))).unwrap()),
+            false => Answer::Lost,
+        });
+        assert!(matches!(describe(&hub, "p").await, Err(CliError::Unreachable { .. })));
+    }
+
+    #[tokio::test]
+    async fn status_follows_the_release_under_way_to_its_own_end_whatever_was_made_later() {
+        let asked = std::sync::atomic::AtomicUsize::new(0);
+        let (hub, _calls) = fake::hub("portal", move |call| {
+            let looks = asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let phase = if looks < 3 { "Shipping" } else { "RolledBack" };
+            let old = serde_json::to_value(release("old", 1, json!({"phase": phase}))).unwrap();
+            let new = serde_json::to_value(release("new", 2, json!({"phase": "Promoted"}))).unwrap();
+            match call.uri.rsplit('/').next() {
+                Some("portal") => Answer::refusal(404, "no release of that name"),
+                Some("releases") => Answer::list(&[old, new]),
+                // One call of many is lost.
+                Some("old") if looks == 2 => Answer::Lost,
+                Some("old") => Answer::Say(200, old),
+                other => panic!("{other:?}"),
+            }
+        });
+        let mut told = String::new();
+        let args = StatusArgs { name: "portal".into(), timeout: tidegate_pipelines::api::Span::from_secs(60) };
+        let code = status(&hub, &args, |line| told.push_str(line)).await.unwrap();
+        assert_eq!((code, told.as_str()), (ExitCode::from(1), "old: Shipping\nold: RolledBack\n"));
     }
 
     #[test]

@@ -48,7 +48,7 @@ pub async fn promote(hub: &Hub, args: &PromoteArgs) -> Result<String, CliError> 
     if let Some(stage) = asked.filter(|stage| promotion::concerns(&release, stage, environment)) {
         return approve(hub, &release, stage, args.comment.clone()).await;
     }
-    let rollouts = hub.rollouts_of(&release).await?;
+    let rollouts = hub.rollouts_of(&release, environment).await?;
     let mut told = Vec::new();
     for step in promotion::steps(&release, &rollouts, environment, args.full)? {
         let change = json!({ "promoteThrough": step.through });
@@ -64,7 +64,7 @@ async fn approve(hub: &Hub, release: &Release, stage: String, comment: Option<St
     let api: Api<Approval> = Api::namespaced(hub.client.clone(), &hub.namespace);
     let given = match hub.list(&api).await {
         // Who may not look may perhaps not write either: the API server says so of what was asked for.
-        Err(CliError::Call { reason, .. }) if reason.code() == Some(403) => vec![],
+        Err(error) if error.forbidden().is_some() => vec![],
         found => found?,
     };
     if promotion::is_given(release, &stage, &given) {
@@ -135,7 +135,7 @@ async fn set(hub: &Hub, target: &Target, change: serde_json::Value, word: &str) 
     let release = hub.chosen(&target.name, choose::to_act).await?;
     choose::environment_of(&release, Some(environment))?;
     let name = release.name_any();
-    let rollouts = hub.rollouts_of(&release).await?;
+    let rollouts = hub.rollouts_of(&release, Some(environment)).await?;
     let Some(rollout) = rollouts.iter().find(|rollout| acts_in(rollout, environment)) else {
         return Err(CliError::NoRollout { release: name, environment: environment.clone() });
     };
@@ -151,8 +151,107 @@ fn acts_in(rollout: &Rollout, environment: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use serde_json::Value;
 
+    use super::choose::samples;
+    use super::*;
     use crate::cli::Cli;
+    use crate::cli::fake::{self, Answer};
+
+    /// What a verb came to, and its writes: where, and what.
+    async fn said(releases: Vec<Release>, line: &[&str]) -> (Result<String, CliError>, Vec<(String, Value)>) {
+        let releases: Vec<Value> = releases.iter().map(|r| serde_json::to_value(r).unwrap()).collect();
+        let (hub, calls) = fake::hub("portal", move |call| {
+            let place = call.uri.split("/namespaces/").nth(1).unwrap().to_owned();
+            let shown = |rollout: Rollout| serde_json::to_value(rollout).unwrap();
+            match (call.method.as_str(), place.as_str()) {
+                ("PATCH", _) if place.contains("/rollouts/") => {
+                    Answer::Say(200, shown(samples::rollout("r", "prod-west", "Ship", json!({}))))
+                }
+                ("PATCH", _) => Answer::Say(200, releases[0].clone()),
+                (_, "portal/releases") => Answer::list(&releases),
+                (_, "env-prod-west/rollouts") => {
+                    let walks = samples::rollout("old", "prod-west", "Ship", json!({"phase": "Canary", "step": 1}));
+                    Answer::list(&[shown(walks)])
+                }
+                (_, place) if place.starts_with("env-") => Answer::refusal(403, "no eyes there"),
+                (_, place) => {
+                    let named = releases.iter().find(|r| place.ends_with(r["metadata"]["name"].as_str().unwrap()));
+                    named.map_or_else(|| Answer::refusal(404, "not found"), |found| Answer::Say(200, found.clone()))
+                }
+            }
+        });
+        let command = Cli::try_parse_from([&["tidegate"], line].concat()).unwrap().command;
+        use crate::cli::Command;
+        let result = match command {
+            Command::Abort(c) => abort(&hub, &c.args).await,
+            Command::Pause(c) => pause(&hub, &c.args).await,
+            Command::Resume(c) => resume(&hub, &c.args).await,
+            Command::Retry(c) => retry(&hub, &c.args).await,
+            Command::Undo(c) => undo(&hub, &c.args).await,
+            Command::Promote(c) => promote(&hub, &c.args).await,
+            other => panic!("{other:?}"),
+        };
+        let writes = fake::all(calls).into_iter().filter(|call| call.method != "GET");
+        let place = |uri: &str| uri.split("/namespaces/").nth(1).unwrap().split('?').next().unwrap().to_owned();
+        (result, writes.map(|call| (place(&call.uri), call.body["spec"].clone())).collect())
+    }
+
+    fn under_way_and_newer() -> Vec<Release> {
+        let stages = json!({"phase": "Shipping", "stage": "prod"});
+        vec![samples::release("old", 1, stages), samples::release("new", 2, json!({"phase": "Promoted"}))]
+    }
+
+    #[tokio::test]
+    async fn a_verb_writes_one_change_where_something_is_under_way() {
+        let release = "portal/releases/old";
+        let rollout = "env-prod-west/rollouts/old-1";
+        for (line, place, change) in [
+            (vec!["abort", "portal"], release, json!({"abort": true})),
+            (vec!["pause", "portal"], release, json!({"paused": true})),
+            (vec!["resume", "portal"], release, json!({"paused": false})),
+            (vec!["undo", "portal"], release, json!({"undo": true})),
+            // Who has no eyes elsewhere acts where they have.
+            (vec!["abort", "portal", "-e", "prod-west"], rollout, json!({"abort": true})),
+            (vec!["pause", "old", "-e", "prod-west"], rollout, json!({"paused": true})),
+            (vec!["promote", "portal", "-e", "prod-west"], rollout, json!({"promoteThrough": 1})),
+        ] {
+            let (result, writes) = said(under_way_and_newer(), &line).await;
+            assert!(result.is_ok(), "{line:?}: {result:?}");
+            assert_eq!(writes, [(place.to_owned(), change)], "{line:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn another_attempt_takes_back_what_ended_the_one_before() {
+        let ended = vec![samples::release("old", 1, json!({"phase": "Withdrawn"}))];
+        let (result, writes) = said(ended, &["retry", "portal"]).await;
+        assert_eq!(result.unwrap(), "old: attempt 2");
+        let change = json!({"attempt": 2, "abort": false, "undo": false, "paused": false});
+        assert_eq!(writes, [("portal/releases/old".to_owned(), change)]);
+    }
+
+    #[tokio::test]
+    async fn a_refused_verb_writes_nothing_and_says_what_can_be_done() {
+        let one = |phase: &str| vec![samples::release("old", 1, json!({ "phase": phase }))];
+        let two = vec![samples::release("a", 1, json!({"phase": "Shipping"})), samples::release("b", 2, json!({}))];
+        for (releases, line, part) in [
+            (one("Promoted"), vec!["abort", "portal"], "already Promoted; `tidegate undo`"),
+            (one("Withdrawn"), vec!["abort", "old"], "already Withdrawn; `tidegate retry`"),
+            (one("Promoted"), vec!["pause", "portal"], "already Promoted"),
+            (one("Denied"), vec!["promote", "portal"], "already Denied"),
+            (one("Denied"), vec!["undo", "portal"], "nothing of it to take back"),
+            (one("Shipping"), vec!["retry", "portal"], "is under way (Shipping)"),
+            (one("RollingBack"), vec!["retry", "portal"], "is under way (RollingBack)"),
+            (two, vec!["abort", "portal"], "several releases are under way"),
+            (one("Shipping"), vec!["abort", "portal", "-e", "prod-wets"], "is no environment of old"),
+        ] {
+            let (result, writes) = said(releases, &line).await;
+            let told = result.unwrap_err();
+            assert!(told.to_string().contains(part), "{line:?}: {told}");
+            assert_eq!((told.code(), writes), (1, vec![]), "{line:?}");
+        }
+    }
 
     #[test]
     fn what_is_release_wide_takes_no_environment() {

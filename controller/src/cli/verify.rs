@@ -82,11 +82,13 @@ pub struct Asked {
     pub policy: Policy,
     pub attestors: BTreeMap<String, Attestor>,
     pub trust_roots: BTreeMap<String, TrustRoot>,
+    /// What the person may not have meant.
+    pub warning: Option<String>,
 }
 
 /// The command. Exit code 0 Allow, 1 Deny, 2 Error (bad files and an unreachable registry too).
 pub async fn run(args: &VerifyArgs, now: Timestamp, print: impl Fn(&str), complain: impl Fn(&str)) -> ExitCode {
-    match answer(args, now).await {
+    match answer(args, now, &complain).await {
         Ok((text, decision)) => {
             print(&text);
             code(decision)
@@ -106,8 +108,9 @@ fn code(decision: Decision) -> ExitCode {
     })
 }
 
-async fn answer(args: &VerifyArgs, now: Timestamp) -> Result<(String, Decision), VerifyError> {
+async fn answer(args: &VerifyArgs, now: Timestamp, complain: impl Fn(&str)) -> Result<(String, Decision), VerifyError> {
     let asked = asked(args)?;
+    asked.warning.iter().for_each(|line| complain(line));
     let verdict = verify(args, &asked, Arc::new(args.registry.fetch()?), now).await?;
     let text = match args.output {
         Output::Table => table(&verdict),
@@ -178,6 +181,10 @@ fn asked(args: &VerifyArgs) -> Result<Asked, VerifyError> {
         let imported = import::classic(&classic, &options).map_err(VerifyError::Files)?;
         policies.extend(imported.policies);
         asked.attestors.extend(imported.attestors);
+        asked.warning = import::other_cluster(&classic, args.cluster.as_deref());
+    } else if args.cluster.is_some() {
+        asked.warning =
+            Some("warning: --cluster chooses a rule of Google's classic policies; the files hold none".into());
     }
     asked.policy = chosen(policies, args.policy_name.as_deref())?;
     if let Some(path) = &args.trusted_root {
@@ -308,6 +315,40 @@ spec:
         let gone = decision("registry.example/tools/a:v2", std::slice::from_ref(&ours), MemoryFetch::new()).await;
         assert!(matches!(gone, Err(VerifyError::Resolve(_))), "{gone:?}");
         std::fs::remove_file(ours).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_cluster_that_the_policy_lacks_is_told_beside_the_default_rules_answer() {
+        let rule = |mode: &str| format!("{{evaluationMode: {mode}, enforcementMode: ENFORCED_BLOCK_AND_AUDIT_LOG}}");
+        let (deny, allow) = (rule("ALWAYS_DENY"), rule("ALWAYS_ALLOW"));
+        let rules = format!("clusterAdmissionRules:\n  us-east1.prod: {allow}\n  us-east1.staging: {allow}\n");
+        let classic = file("clusters", &format!("defaultAdmissionRule: {deny}\n{rules}"));
+        let ours = file("no-clusters", POLICY);
+        let image = format!("registry.example/portal@{}", Digest::of(b"image"));
+        for (policy, cluster, code, warned) in [
+            (&classic, Some("us-east1.prod"), 0, None),
+            (
+                &classic,
+                Some("us-east1.prd"),
+                1,
+                Some("'us-east1.prd': the policy has rules for us-east1.prod, us-east1.staging only"),
+            ),
+            (&ours, Some("us-east1.prod"), 1, Some("the files hold none")),
+            (&ours, None, 1, None),
+        ] {
+            let args = VerifyArgs { cluster: cluster.map(str::to_owned), ..args(&image, std::slice::from_ref(policy)) };
+            let (printed, complained) = (std::cell::RefCell::default(), std::cell::RefCell::default());
+            let keep = |to: &std::cell::RefCell<String>, line: &str| to.borrow_mut().push_str(line);
+            let ended =
+                run(&args, Timestamp::UNIX_EPOCH, |text| keep(&printed, text), |line| keep(&complained, line)).await;
+            assert_eq!(ended, ExitCode::from(code), "{cluster:?}: {printed:?} {complained:?}");
+            match warned {
+                Some(part) => assert!(complained.borrow().contains(part), "{complained:?}"),
+                None => assert_eq!(*complained.borrow(), ""),
+            }
+            assert!(!printed.borrow().contains("warning"), "it is no part of the answer");
+        }
+        [classic, ours].into_iter().for_each(|path| std::fs::remove_file(path).unwrap());
     }
 
     #[tokio::test]

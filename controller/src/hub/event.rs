@@ -16,7 +16,7 @@ const MAX_RESOLVED: usize = 64;
 
 pub async fn reconcile(hub: &Hub, name: &str) -> Result<Option<Duration>, ReconcileError> {
     let Some(observed) = observe::event(hub, name) else { return Ok(None) };
-    let views = validate::views(&hub.index, &observed.pipelines);
+    let views = validate::views(&hub.index, &observed.pipelines)?;
     let source = observed.source.as_ref().map(|s| &s.spec);
     let asked = wanted(&observed.event.spec, source, &views).unwrap_or_default();
     let mut lookups = observe::lookups(hub, &observed.event, &views, &asked).await;

@@ -80,7 +80,7 @@ impl Hub {
         match outcome {
             Ok(Some(after)) => queue::Next::After(after),
             Ok(None) => queue::Next::Idle,
-            Err(error) if error.is_conflict() => {
+            Err(error) if error.is_conflict() || matches!(&error, ReconcileError::Validate(e) if e.is_conflict()) => {
                 tracing::debug!(?key, %error, "stale, looking again");
                 queue::Next::Retry
             }

@@ -10,7 +10,7 @@ use super::{Hub, ReconcileError, apply, plan, report, status, validate};
 pub async fn reconcile(hub: &Hub, namespace: &str, name: &str) -> Result<Option<Duration>, ReconcileError> {
     let Some(pipeline) = hub.index.pipeline(namespace, name) else { return Ok(None) };
     let uid = pipeline.uid().ok_or_else(|| validate::ValidateError::NoUid(name.to_owned()))?;
-    let standing = validate::standing(&hub.index, &pipeline);
+    let standing = validate::standing(&hub.index, &pipeline)?;
     let releases = hub.index.releases.state_filter(|r| r.spec.pipeline_uid == uid);
     let rollouts =
         hub.index.rollouts.state_filter(|r| r.spec.pipeline_namespace == namespace && r.spec.pipeline == name);

@@ -19,6 +19,16 @@ use super::standing::{Basis, Examined, Snapshot, Standing, Version};
 pub enum ValidateError {
     #[error("{0} has no uid: it did not come from an API server")]
     NoUid(String),
+    /// It changed while it was looked at. Neither sound nor broken: the next look tells.
+    #[error("pipeline {0} is not examined yet")]
+    NotExamined(String),
+}
+
+impl ValidateError {
+    /// A fresh look will do.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, ValidateError::NotExamined(_))
+    }
 }
 
 /// Whether an environment lets pipelines of `namespace` act on `target`.
@@ -73,15 +83,21 @@ fn examine(index: &Index, pipeline: &Pipeline) -> Examined {
 }
 
 /// What keeps this pipeline from shipping.
-pub fn standing(index: &Index, pipeline: &Pipeline) -> Arc<Standing> {
+pub fn standing(index: &Index, pipeline: &Pipeline) -> Result<Arc<Standing>, ValidateError> {
     let name = full_name(pipeline);
-    let mut snapshot = standings(index);
-    if !snapshot.knows(&name, &basis(index, pipeline)) {
-        // The store is a moment ahead of the word that it changed. What is not examined must not pass for sound.
-        index.standings.changed();
-        snapshot = standings(index);
+    if let Some(found) = known(index, pipeline, &name) {
+        return Ok(found);
     }
-    snapshot.of(&name).unwrap_or_default()
+    // The store is a moment ahead of the word that it changed.
+    index.standings.changed();
+    // Still another one: the store has a newer one by now, or none. What is not examined must not pass for sound.
+    known(index, pipeline, &name).ok_or(ValidateError::NotExamined(name))
+}
+
+/// Its standing, if it was examined as it is.
+fn known(index: &Index, pipeline: &Pipeline, name: &str) -> Option<Arc<Standing>> {
+    let snapshot = standings(index);
+    snapshot.knows(name, &basis(index, pipeline)).then(|| snapshot.of(name)).flatten()
 }
 
 /// All standings, as of the last change.
@@ -94,23 +110,24 @@ fn standings(index: &Index) -> Arc<Snapshot> {
 }
 
 /// The pipelines as the planner of events takes them.
-pub fn views<'a>(index: &Index, pipelines: &'a [Arc<Pipeline>]) -> Vec<PipelineView<'a>> {
-    pipelines
-        .iter()
-        .filter_map(|pipeline| {
-            let standing = standing(index, pipeline);
-            let metadata = &pipeline.metadata;
-            Some(PipelineView {
-                namespace: metadata.namespace.as_deref()?,
-                name: metadata.name.as_deref()?,
-                uid: metadata.uid.as_deref()?,
-                spec: &pipeline.spec,
-                deleting: metadata.deletion_timestamp.is_some(),
-                refused: standing.refused(),
-                ambiguous_with: standing.ambiguous_with.clone(),
-            })
-        })
-        .collect()
+pub fn views<'a>(index: &Index, pipelines: &'a [Arc<Pipeline>]) -> Result<Vec<PipelineView<'a>>, ValidateError> {
+    let mut views = Vec::new();
+    for pipeline in pipelines {
+        let standing = standing(index, pipeline)?;
+        let metadata = &pipeline.metadata;
+        let named = (metadata.namespace.as_deref(), metadata.name.as_deref(), metadata.uid.as_deref());
+        let (Some(namespace), Some(name), Some(uid)) = named else { continue };
+        views.push(PipelineView {
+            namespace,
+            name,
+            uid,
+            spec: &pipeline.spec,
+            deleting: metadata.deletion_timestamp.is_some(),
+            refused: standing.refused(),
+            ambiguous_with: standing.ambiguous_with.clone(),
+        });
+    }
+    Ok(views)
 }
 
 /// A release's environments and pipeline, as far as its planner cares.
@@ -144,7 +161,7 @@ pub fn release(index: &Index, observed: &ObservedRelease) -> Result<Surroundings
         // Deleted and made anew under its name: another pipeline.
         Some(pipeline) if pipeline.uid().as_deref() != Some(release.spec.pipeline_uid.as_str()) => PipelineState::Going,
         None => PipelineState::Going,
-        Some(pipeline) => match standing(index, pipeline).refused() {
+        Some(pipeline) => match standing(index, pipeline)?.refused() {
             Some(why) => PipelineState::Refused(why),
             None => PipelineState::Present,
         },
@@ -206,6 +223,38 @@ mod tests {
         behind.standings.now(Vec::<(String, Basis, ())>::new, |()| Examined::default());
         assert!(standings(&behind).of("shop/portal").is_none());
         let pipeline = index.pipeline("shop", "portal").unwrap();
-        assert!(standing(&behind, &pipeline).refused().is_some());
+        assert!(standing(&behind, &pipeline).unwrap().refused().is_some());
+    }
+
+    /// A reconcile holds what it observed, and the store goes on meanwhile.
+    #[tokio::test]
+    async fn a_pipeline_that_was_not_examined_as_it_is_counts_neither_as_sound_nor_as_broken() {
+        let spec = json!({
+            "images": [], "workload": {"name": "portal"}, "service": "portal", "route": {"httpRoute": "portal"},
+            "stages": [{"name": "one", "environments": ["nowhere"]}], "objectives": []
+        });
+        let object = |name: &str, generation: u64| {
+            let metadata = json!({"name": name, "namespace": "shop", "uid": name, "generation": generation});
+            json!({"apiVersion": "tidegate.io/v1alpha1", "kind": "Pipeline", "metadata": metadata, "spec": spec.clone()})
+        };
+        let (client, _written) = server(objects(&[object("portal", 2)]));
+        let (keys, _work) = mpsc::channel(1024);
+        let (index, watches) = Index::open(&client, &keys);
+        let mut watches = join_all(watches);
+        for _ in 0..1000 {
+            assert!((&mut watches).now_or_never().is_none(), "the watches ended");
+            tokio::task::yield_now().await;
+        }
+        let held = |name, generation| Arc::new(serde_json::from_value::<Pipeline>(object(name, generation)).unwrap());
+        assert!(standing(&index, &held("portal", 2)).unwrap().refused().is_some());
+        for (pipeline, case) in [(held("gone", 1), "taken from the store"), (held("portal", 1), "another one by now")] {
+            let told = standing(&index, &pipeline).unwrap_err();
+            assert!(told.is_conflict(), "{case}: {told}");
+            let all = [held("portal", 2), pipeline];
+            assert!(
+                views(&index, &all).is_err_and(|told| told.is_conflict()),
+                "{case}: an event would be settled without it"
+            );
+        }
     }
 }
