@@ -18,6 +18,12 @@ use crate::connect::CALL_DEADLINE;
 /// A connection that the server closed between two calls fails one call and is no outage.
 const HICCUP: Duration = Duration::from_secs(1);
 
+/// Others that watch the same server start over with a backoff of their own (client-go: 0.8 s doubled up to 30 s, each
+/// wait up to twice as long): after an outage it may last as long again twice, and a minute at most.
+const OTHERS_AT_MOST: Duration = Duration::from_secs(60);
+/// A server that begins to answer refuses some calls first, and each refusal is one more wait.
+const STARTING: Duration = Duration::from_secs(5);
+
 /// Since when, and what the last call met.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Away {
@@ -32,11 +38,17 @@ pub struct Away {
 pub struct Reach {
     server: Arc<str>,
     state: Arc<watch::Sender<Option<Away>>>,
+    /// When the others that watch it have started over after its last outage.
+    others: Arc<watch::Sender<Option<Instant>>>,
 }
 
 impl Reach {
     pub fn of(server: &str) -> Self {
-        Reach { server: server.into(), state: Arc::new(watch::Sender::new(None)) }
+        Reach {
+            server: server.into(),
+            state: Arc::new(watch::Sender::new(None)),
+            others: Arc::new(watch::Sender::new(None)),
+        }
     }
 
     /// Some once the server has gone without an answer for more than a hiccup.
@@ -44,12 +56,31 @@ impl Reach {
         self.state.borrow().clone().filter(|away| away.told)
     }
 
+    /// How long others that watch this server may still lack what changed in it. Zero: they follow, as far as this
+    /// client can know.
+    pub fn others_catch_up(&self) -> Duration {
+        self.others_at(Instant::now())
+    }
+
+    fn others_at(&self, now: Instant) -> Duration {
+        let away = self.away().map(|away| now + others_behind(now.saturating_duration_since(away.since)));
+        let until = away.max(*self.others.borrow());
+        until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now))
+    }
+
+    fn others_start_over(&self, outage: Duration, now: Instant) {
+        let until = now + others_behind(outage);
+        self.others.send_modify(|others| *others = (*others).max(Some(until)));
+    }
+
     fn answered(&self) {
         if self.state.borrow().is_none() {
             return;
         }
         if let Some(away) = self.state.send_replace(None).filter(|away| away.told) {
-            let seconds = away.since.elapsed().as_secs();
+            let away = away.since.elapsed();
+            self.others_start_over(away, Instant::now());
+            let seconds = away.as_secs();
             tracing::info!(server = %self.server, seconds, "the API server answers again");
         }
     }
@@ -67,6 +98,10 @@ impl Reach {
             tracing::debug!(server = %self.server, error = why, "no answer from the API server");
         }
     }
+}
+
+fn others_behind(outage: Duration) -> Duration {
+    (outage * 2 + STARTING).min(OTHERS_AT_MOST)
 }
 
 /// The outage after one more failure, and whether to tell of it now.
@@ -214,6 +249,36 @@ mod tests {
     fn a_call_that_is_given_up_had_no_answer_and_one_that_nobody_waits_for_says_nothing() {
         assert!(given_up(CALL_DEADLINE));
         assert!(!given_up(Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn after_an_outage_others_are_given_time_to_start_over_and_after_a_hiccup_none() {
+        let seconds = Duration::from_secs;
+        for (outage, left) in [(20, 45), (600, 60)] {
+            let reach = Reach::of("https://api");
+            let start = Instant::now();
+            reach.others_start_over(seconds(outage), start);
+            assert_eq!(reach.others_at(start), seconds(left), "after {outage} s");
+            assert_eq!(reach.others_at(start + seconds(left)), seconds(0));
+            reach.others_start_over(seconds(1), start + seconds(10));
+            assert_eq!(
+                reach.others_at(start + seconds(10)),
+                seconds(left - 10),
+                "a short outage after it takes no time away"
+            );
+        }
+        let reach = Reach::of("https://api");
+        reach.failed("reset");
+        reach.answered();
+        assert_eq!(reach.others_catch_up(), seconds(0), "a hiccup");
+    }
+
+    #[test]
+    fn while_the_server_is_away_nobody_follows_it() {
+        let reach = Reach::of("https://api");
+        let since = Instant::now();
+        reach.state.send_replace(Some(Away { since, why: "refused".to_owned(), told: true }));
+        assert_eq!(reach.others_at(since + Duration::from_secs(10)), Duration::from_secs(25));
     }
 
     #[tokio::test]

@@ -44,7 +44,7 @@ fn typed<K: DeserializeOwned>(object: Value) -> K {
 /// What one pull of this object writes here.
 async fn pulled(source: Value, hub: &[Value], here: &[Value]) -> Vec<String> {
     let ((hub, _at_the_hub), (client, written)) = (server(objects(hub)), server(objects(here)));
-    let (world, keepers) = World::open(client);
+    let (world, keepers) = World::open(client, Reach::of("memory"));
     let mirror = Mirror {
         environment: "east".into(),
         hub,

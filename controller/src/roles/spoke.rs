@@ -104,7 +104,7 @@ impl tenure::Office for Office {
 impl Office {
     /// Caches, mirror and teller of one tenure, started.
     fn open(&self, permit: &Permit, shutdown: watch::Receiver<bool>, tasks: &mut JoinSet<()>) -> (Spoke, World) {
-        let (world, keepers) = World::open(self.client.clone());
+        let (world, keepers) = World::open(self.client.clone(), self.reach.clone());
         keepers.into_iter().for_each(|keeper| drop(tasks.spawn(keeper)));
         let (teller, events) =
             Teller::new(self.client.clone(), Arc::new(LogLedger), self.metrics.clone(), &self.environment);

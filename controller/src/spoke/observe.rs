@@ -201,7 +201,11 @@ pub fn observe(
         canary_service: taken.is_none() && world.services.get(Some(namespace), &canary_service).is_some(),
         taken,
         autoscaler: autoscaler(world, namespace, &spec.workload.name),
-        data_plane: DataPlane { share: answer.map_or(Share::Unknown, |a| a.share), lag: lag.unwrap_or(DEFAULT_LAG) },
+        data_plane: DataPlane {
+            share: answer.map_or(Share::Unknown, |a| a.share),
+            lag: lag.unwrap_or(DEFAULT_LAG),
+            catching_up: world.reach.others_catch_up(),
+        },
         judge: answer.map(|a| a.view(watch.unwrap_or(Watch::Before), interval, &scene.arms.canary, now)),
         health,
         others: others(world, &rollout),

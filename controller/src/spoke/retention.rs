@@ -105,7 +105,7 @@ mod tests {
     async fn a_sweep_removes_what_the_hub_shows_as_ended_and_nothing_that_it_never_heard_of() {
         let all: Vec<_> = (0..=KEPT).map(|n| rollout(n, "RolledBack")).collect();
         let (client, mut written) = crate::memory::server(crate::memory::Objects::new());
-        let (world, _keepers) = World::open(client);
+        let (world, _keepers) = World::open(client, crate::reach::Reach::of("memory"));
         let intents = Intents::default();
         sweep(&world, &Permit::unconditional(), Some(&intents), &all).await;
         assert!(written.try_recv().is_err(), "a hub that was never reached has heard nothing");

@@ -18,11 +18,14 @@ use super::httproute::HttpRoute;
 use super::last_words::LastWords;
 use super::pods::ReplicaSetMeta;
 use super::wake::Wakes;
+use crate::reach::Reach;
 
 /// Caches of the kinds that a rollout touches or is decided by.
 #[derive(Clone)]
 pub struct World {
     pub client: Client,
+    /// Whether its API server answers.
+    pub reach: Reach,
     pub wakes: Wakes,
     pub rollouts: Cache<Rollout>,
     pub last_words: LastWords,
@@ -52,7 +55,7 @@ pub struct InForce {
 
 impl World {
     /// The caches, and the tasks that keep them; the wiring runs those.
-    pub fn open(client: Client) -> (Self, Vec<BoxFuture<'static, ()>>) {
+    pub fn open(client: Client, reach: Reach) -> (Self, Vec<BoxFuture<'static, ()>>) {
         let wakes = Wakes::default();
         let mut keepers: Vec<BoxFuture<'static, ()>> = Vec::new();
         macro_rules! cache {
@@ -83,6 +86,7 @@ impl World {
             attestors: cache!(),
             trust_roots: cache!(),
             client,
+            reach,
             wakes,
         };
         (world, keepers)

@@ -239,7 +239,7 @@ fn approach(d: &mut Draft<'_>, weight: u8, target: u8, held: bool) {
     if let Some((code, why)) = judge_lacks(d) {
         return d.say(code, why);
     }
-    if target == 100 && !gate(d) {
+    if (target == 100 && !gate(d)) || !d.gateway_follows() {
         return;
     }
     if !held {

@@ -109,6 +109,21 @@ impl<'a> Draft<'a> {
         false
     }
 
+    /// Whether the gateway knows the pods of now. One that does not would send requests to pods that are gone; if so,
+    /// it is looked at again when it should.
+    pub fn gateway_follows(&mut self) -> bool {
+        let left = self.seen.data_plane.catching_up;
+        if left.is_zero() {
+            return true;
+        }
+        self.wake_in(left.max(Duration::from_millis(50)));
+        self.say(
+            "GatewayCatchingUp",
+            "the API server was away: no request is moved before the gateway's watches had time to start over",
+        );
+        false
+    }
+
     /// A new phase starts now.
     pub fn enter(&mut self, phase: RolloutPhase) {
         self.status.phase = Some(phase);

@@ -262,7 +262,7 @@ impl Check<'_> {
                 if raise {
                     self.raised(*percent, decision.n);
                 } else if *percent == 0 {
-                    self.returned();
+                    self.returned(decision.n);
                 }
             }
             Action::LowerToZero { rules, .. } => {
@@ -333,6 +333,8 @@ impl Check<'_> {
             seen.canary.as_ref().filter(|canary| canary.carries(images)).map_or(0, |canary| canary.settled_ready());
         self.demand(6, older, "a weight below the recorded one is raised without a new decision");
         self.demand(8, readable, "a weight is raised in a rule that cannot be read");
+        let knows = seen.data_plane.catching_up.is_zero();
+        self.demand(2, knows, "requests move to pods that the gateway may not know");
         self.demand(9, !blind, "a weight rose while blind");
         self.demand(2, held, "a weight rose while stable's autoscaler may still shrink it");
         self.demand(7, percent <= ceiling, "a weight above the hub's ceiling");
@@ -344,13 +346,17 @@ impl Check<'_> {
     }
 
     /// Invariant 2 for the way back to a stable whose template was written.
-    fn returned(&mut self) {
+    fn returned(&mut self, n: u64) {
         let next = &self.plan.next_status;
         let walking = [RolloutPhase::Promoting, RolloutPhase::RollingBack, RolloutPhase::RollbackBlocked];
         let promoting = walking.contains(&self.phase());
         if !promoting || next.promoting != Some(crate::api::PromotingStep::Returning) {
             return;
         }
+        let written = self.seen.route.as_ref().and_then(|route| route.decision.as_ref()).map_or(0, |old| old.n);
+        let moves = self.most() > 0.0 && written < n;
+        let knows = !moves || self.seen.data_plane.catching_up.is_zero();
+        self.demand(2, knows, "requests return to pods that the gateway may not know");
         let Some(stable) = &self.seen.stable else { return };
         // A decision already recorded may be written again although a pod blinks now.
         let fresh = self.seen.status.decision < next.decision;

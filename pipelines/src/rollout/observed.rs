@@ -315,6 +315,9 @@ pub struct DataPlane {
     pub share: Share,
     /// How long this kind of gateway may take to follow a write.
     pub lag: Duration,
+    /// How long it may still lack what changed in the cluster: its watches were cut when the API server was away, and
+    /// start over with a backoff of their own. Zero: it follows.
+    pub catching_up: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -164,6 +164,9 @@ fn template(d: &mut Draft<'_>) {
     if !d.passed(&since, d.seen.data_plane.lag) {
         return d.say("AwaitingDataPlane", "stable is ready; waiting for the data plane to know its pods");
     }
+    if !d.gateway_follows() {
+        return;
+    }
     if paused(d) {
         return;
     }

@@ -209,6 +209,9 @@ fn prepare(d: &mut Draft<'_>) {
     if let Some((code, why)) = d.seen.route.as_ref().and_then(RouteView::odd) {
         return wait(d, code, &why);
     }
+    if d.status.weight < 100 && !d.gateway_follows() {
+        return;
+    }
     unblocked(d);
     d.status.promoting = Some(PromotingStep::AtCanary);
     d.status.capacity_since = Some(d.now());
@@ -228,7 +231,7 @@ fn raise_again(d: &mut Draft<'_>, back: &GoingBack) -> bool {
         return false;
     }
     let (since, lag, found) = (d.status.weight_since.clone(), d.seen.data_plane.lag, route.least().round());
-    if !d.passed(&since, lag) || !capacity::prepare(d, 100) {
+    if !d.passed(&since, lag) || !capacity::prepare(d, 100) || !d.gateway_follows() {
         return false;
     }
     d.status.going_back = Some(GoingBack { raised_again: back.raised_again + 1, ..back.clone() });
@@ -296,6 +299,9 @@ fn template(d: &mut Draft<'_>, back: &GoingBack) {
     let since = d.status.step_since.clone();
     if !d.passed(&since, d.seen.data_plane.lag) {
         return d.say("AwaitingDataPlane", "stable is ready; waiting for the data plane to know its pods");
+    }
+    if !d.gateway_follows() {
+        return;
     }
     unblocked(d);
     d.status.promoting = Some(PromotingStep::Returning);

@@ -307,6 +307,11 @@ impl Draft<'_> {
                 self.say("NoFreshSamples", "the recorded weight is not written without fresh samples");
                 return Route::Unsettled;
             }
+            // What was decided before the API server went away may be written after it.
+            let returns = self.status.promoting == Some(PromotingStep::Returning) && route.most() > 0.0;
+            if (up || returns) && !self.gateway_follows() {
+                return Route::Unsettled;
+            }
             if up && !capacity::ready_for(self, self.status.weight) {
                 self.say("CapacityNotReady", "the recorded weight is not written before its pods are ready");
                 return Route::Unsettled;

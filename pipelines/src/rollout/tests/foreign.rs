@@ -172,7 +172,7 @@ fn a_recorded_weight_is_written_to_a_route_that_lost_our_backend_before_the_writ
 }
 
 /// Weight 50 is recorded, and the process died before it was written.
-fn recorded_at_50_and_written_25() -> World {
+pub fn recorded_at_50_and_written_25() -> World {
     let mut world = World::default();
     world.run_to_weight(25);
     let mut before = world.clone();

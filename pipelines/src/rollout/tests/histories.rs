@@ -48,6 +48,7 @@ enum Event {
     Scaled(u32),
     NoAutoscaler,
     AutoscalerRefuses,
+    ApiBack(u8),
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -82,6 +83,7 @@ fn event() -> impl Strategy<Value = Event> {
         (0u32..9).prop_map(Event::Scaled),
         Just(Event::NoAutoscaler),
         Just(Event::AutoscalerRefuses),
+        (1u8..60).prop_map(Event::ApiBack),
     ]
 }
 
@@ -200,6 +202,9 @@ fn happen(world: &mut World, event: &Event) {
         }
         Event::NoAutoscaler => world.hpa = None,
         Event::AutoscalerRefuses => world.hpa_refused = true,
+        Event::ApiBack(seconds) => {
+            world.catching_up_until = Some(now + jiff::SignedDuration::from_secs(i64::from(*seconds)));
+        }
         _ => to_the_route(world, event),
     }
 }

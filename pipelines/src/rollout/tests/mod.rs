@@ -7,6 +7,7 @@ mod faults;
 mod foreign;
 mod histories;
 mod objects;
+mod outage;
 mod server;
 mod violations;
 mod walk;

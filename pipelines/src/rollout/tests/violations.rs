@@ -147,6 +147,24 @@ fn a_move_while_blind_and_promoting_is_found() {
 }
 
 #[test]
+fn requests_moved_to_pods_that_the_gateway_may_not_know_are_found() {
+    let mut world = at_25();
+    world.canary.as_mut().unwrap().updated_ready = 4;
+    world.catching_up_until = Some(world.now + std::time::Duration::from_secs(40));
+    assert_eq!(broken(&world, |plan, seen| raise(plan, seen, 50)), [2]);
+    let mut world = World::default();
+    world.run_to_promoting(PromotingStep::TemplateWritten);
+    world.until(900, |world| world.stable.as_ref().is_some_and(|stable| stable.updated_ready == 4));
+    world.catching_up_until = Some(world.now + std::time::Duration::from_secs(40));
+    assert_eq!(broken(&world, |_, _| {}), [] as [u8; 0]);
+    let returned = broken(&world, |plan, seen| {
+        plan.next_status.promoting = Some(PromotingStep::Returning);
+        raise(plan, seen, 0);
+    });
+    assert_eq!(returned, [2]);
+}
+
+#[test]
 fn pods_taken_from_a_canary_that_the_route_names_are_found() {
     for action in [
         Action::ScaleCanary { replicas: 0 },

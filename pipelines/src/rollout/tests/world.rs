@@ -78,6 +78,8 @@ pub struct World {
     pub metrics_away: bool,
     pub pod_latency: Duration,
     pub lag: Duration,
+    /// Until then the gateway may lack what changed in the cluster.
+    pub catching_up_until: Option<Timestamp>,
     pub log: Vec<Wrote>,
     /// Dies at this write: (number, whether the write still reaches the server).
     pub crash_at: Option<(usize, bool)>,
@@ -190,6 +192,7 @@ impl Default for World {
             metrics_away: false,
             pod_latency: Duration::from_secs(3),
             lag: Duration::from_secs(2),
+            catching_up_until: None,
             log: Vec::new(),
             crash_at: None,
             stale: 0,
@@ -349,6 +352,11 @@ impl World {
         plan
     }
 
+    fn catching_up(&self) -> Duration {
+        let left = self.catching_up_until.map(|until| until.duration_since(self.now));
+        left.and_then(|left| Duration::try_from(left).ok()).unwrap_or_default()
+    }
+
     /// What the spoke sees now.
     pub fn look<R>(&self, with: impl FnOnce(&Observed<'_>) -> R) -> R {
         let past = self.past.len().saturating_sub(1 + self.stale);
@@ -396,7 +404,7 @@ impl World {
             canary_service: self.canary_service,
             hpa: self.hpa.clone(),
             route: shown.route.as_ref().map(|route| Self::view(route, followed)),
-            data_plane: DataPlane { share, lag: self.lag },
+            data_plane: DataPlane { share, lag: self.lag, catching_up: self.catching_up() },
             judge: self.judge(self.weight()),
             health,
             others: self.others.clone(),
