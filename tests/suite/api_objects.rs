@@ -2,6 +2,7 @@
 
 mod ask;
 mod columns;
+mod older;
 mod people;
 mod records;
 mod refused;
@@ -110,6 +111,10 @@ pub fn cases() -> Vec<Case> {
         }),
         Case::new("api::a_deposed_spoke_cannot_raise_a_weight", async |world| {
             people::a_deposed_spoke_cannot_raise_a_weight(&ready(&world).await?.fleet).await
+        }),
+        Case::new("api::a_release_for_one_namespace_is_not_stored_by_a_hub_that_would_forget_which", async |world| {
+            let hub = ready(&world).await?;
+            older::a_release_for_one_namespace_is_not_stored_by_a_hub_that_would_forget_which(&world, &hub).await
         }),
     ]
 }

@@ -108,6 +108,10 @@ pub async fn people_on_call_do_what_the_docs_say_and_are_told_what_they_may_not(
         people.may(user, &["describe", "portal"], "rollout portal-0123456789-1 (Ship): Canary at weight 25").await?;
     }
     refused(&people).await?;
+    // Approvers have no eyes in the environments: the rest is shown, and who may not read what.
+    let blind = format!("env-staging: not readable by you: rollouts.tidegate.io is forbidden: User \"{MANAGER}\"");
+    people.may(MANAGER, &["describe", "portal"], &blind).await?;
+    people.may(MANAGER, &["describe", "portal"], "staging: Allow, Canary").await?;
 
     let last = ask::read(admin, &rollout).await?.accepted()?;
     let last = last["spec"]["strategy"]["steps"].as_array().context("no steps")?.len() - 1;
