@@ -69,8 +69,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let (cluster, watches) = KubeCluster::new(client, &args.environment);
     // Well below the container's memory limit, whoever asks for however much.
     let verifier = Arc::new(Verifier::new(Arc::new(args.registry.fetch()?)).with_room(128));
-    let (assessor, unfinished) = Assessor::new(cluster.clone(), verifier, now.clone());
-    let assessor = Arc::new(assessor);
+    let assessor = Arc::new(Assessor::new(cluster.clone(), verifier, now.clone(), metrics.clone()));
     let ahead = Ahead::new(cluster.clone(), assessor.clone(), now.clone());
     let guard = Arc::new(Guard {
         cluster: cluster.clone(),
@@ -89,7 +88,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let (stop, shutdown) = tokio::sync::watch::channel(false);
     let mut tasks = JoinSet::new();
     tasks.spawn(watches);
-    tasks.spawn(ahead.run(unfinished, cluster.changes()));
+    tasks.spawn(ahead.run(cluster.changes()));
     tasks.spawn(args.common.side_port(telemetry.clone(), shutdown.clone()));
     tasks.spawn({
         let (cluster, telemetry) = (cluster.clone(), telemetry.clone());

@@ -11,7 +11,7 @@ use tidegate_pipelines::api::{Rollout, RolloutReason, VerdictDecision, VerdictSp
 use tidegate_policies::digest::Digest;
 use tidegate_policies::model::{Policy, Scope};
 use tidegate_policies::verdict::Verdict;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use super::assess::{Assessor, Want, allows, key, last_allowed, named, verdict_object};
 use super::cluster::Cluster;
@@ -53,12 +53,12 @@ impl Ahead {
         Self { cluster, assessor, now, attempts: HashMap::new() }
     }
 
-    /// Works until dropped, or until nobody can ask or change anything any more.
-    pub async fn run(self, unfinished: mpsc::Receiver<Want>, changes: watch::Receiver<u64>) {
+    /// Works until dropped, or until nobody can change anything any more.
+    pub async fn run(self, changes: watch::Receiver<u64>) {
         let (cluster, assessor) = (self.cluster.clone(), self.assessor.clone());
         tokio::select! {
             () = self.follow(changes) => {}
-            () = finish::run(&*cluster, &assessor, unfinished) => {}
+            () = finish::run(&*cluster, &assessor) => {}
         }
     }
 

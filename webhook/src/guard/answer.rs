@@ -124,7 +124,9 @@ impl Guard {
             deadline: due.checked_sub(DECIDE).unwrap_or(due),
         };
         let chain = match &in_force {
-            Ok(_) if asked.owners => gatherer.chain(review, new).await,
+            Ok(in_force) if asked.owners => {
+                gatherer.chain(review, new, gatherer.for_owners(review, in_force, &asked)).await
+            }
             _ => Chain::NotAsked,
         };
         let (known, tags) = gatherer.known(review, &asked);

@@ -12,10 +12,12 @@ use tidegate_policies::image::ImageRef;
 use tidegate_policies::model::Scope;
 use tidegate_policies::verdict::{Decision, Outcome, Verdict};
 use tidegate_policies::verifier::{Verifier, VerifyRequest, verdict_key};
-use tokio::sync::mpsc;
 
+use super::backlog::{Offered, PER_NAMESPACE};
 use super::cluster::Cluster;
 use super::facts::{InForce, Judged};
+use super::finish::Unfinished;
+use super::metrics::{Metrics, UnfinishedLabels};
 use super::places::Places;
 use crate::Now;
 
@@ -40,15 +42,23 @@ pub struct Assessor {
     cluster: Arc<dyn Cluster>,
     verifier: Arc<Verifier>,
     now: Now,
-    /// What did not finish in a request's time is finished there.
-    unfinished: mpsc::Sender<Want>,
+    /// What did not finish in a request's time is finished from there.
+    unfinished: Unfinished,
     places: Places,
+    metrics: Metrics,
 }
 
 impl Assessor {
-    pub fn new(cluster: Arc<dyn Cluster>, verifier: Arc<Verifier>, now: Now) -> (Self, mpsc::Receiver<Want>) {
-        let (unfinished, receiver) = mpsc::channel(256);
-        (Self { cluster, verifier, now, unfinished, places: Places::default() }, receiver)
+    pub fn new(cluster: Arc<dyn Cluster>, verifier: Arc<Verifier>, now: Now, metrics: Metrics) -> Self {
+        Self { cluster, verifier, now, unfinished: Unfinished::default(), places: Places::default(), metrics }
+    }
+
+    pub fn now(&self) -> Timestamp {
+        (self.now)()
+    }
+
+    pub(super) fn unfinished(&self) -> &Unfinished {
+        &self.unfinished
     }
 
     /// What is kept about this image, without asking anybody: `None` if nothing is.
@@ -75,17 +85,27 @@ impl Assessor {
             Some(kept) if allows(&kept, now) => return Assessment { judged: Judged::Allow, expired: None },
             Some(kept) => last_allowed(&kept).map(|time| time.0),
         };
+        let key = key(in_force, want);
+        if let Some(left) = self.unfinished.rests(&key, want, now).await {
+            let told = self.goes_on(Offered::Rests(left));
+            return Assessment { judged: Judged::Error(format!("{} {told}", want.image)), expired };
+        }
         let verified = async {
             let _place = self.places.enter(&want.scope.namespace).await;
             self.verify(in_force, want).await
         };
         let Ok(verdict) = tokio::time::timeout(budget, verified).await else {
-            // A full queue means that as much is being verified already; a dry run leaves nothing behind.
-            let goes_on = if keep && self.unfinished.try_send(want.clone()).is_ok() { "; it goes on" } else { "" };
-            let text =
-                format!("{} could not be verified within {} ms{goes_on}: try again", want.image, budget.as_millis());
+            // A dry run leaves nothing behind.
+            let goes_on = match keep {
+                true => format!("; it {}", self.later(in_force, want).await),
+                false => ": try again".to_owned(),
+            };
+            let text = format!("{} could not be verified within {} ms{goes_on}", want.image, budget.as_millis());
             return Assessment { judged: Judged::Error(text), expired };
         };
+        if verdict.decision != Decision::Error {
+            self.unfinished.answered(key, want).await;
+        }
         if verdict.allows() && keep {
             self.keep(in_force, want, &verdict).await;
         }
@@ -121,15 +141,47 @@ impl Assessor {
         }
     }
 
-    /// Verifies what a request could not wait for, and keeps it if it allows.
-    pub async fn finish(&self, in_force: &InForce, want: &Want) {
-        if self.kept(in_force, want).is_some_and(|kept| allows(&kept, (self.now)())) {
-            return;
+    /// Leaves it to be finished when it has its turn; what becomes of it, for people.
+    pub async fn later(&self, in_force: &InForce, want: &Want) -> String {
+        let offered = self.unfinished.offer(key(in_force, want), want, (self.now)()).await;
+        self.goes_on(offered)
+    }
+
+    fn goes_on(&self, offered: Offered) -> String {
+        let (outcome, told) = match offered {
+            Offered::Waits => ("waits", "is verified further in its turn: try again".to_owned()),
+            Offered::NamespaceFull => {
+                let why = format!("{PER_NAMESPACE} images of this namespace wait for that already");
+                ("dropped", format!("is verified no further now, since {why}: try again in a minute"))
+            }
+            Offered::Full => {
+                let why = "too many images of all namespaces wait for that already";
+                ("dropped", format!("is verified no further now, since {why}: try again in a minute"))
+            }
+            Offered::Rests(left) => {
+                let (why, seconds) = ("its registry gave no answer lately", left.as_secs() + 1);
+                ("rests", format!("is verified no further now, since {why}: try again in {seconds} s"))
+            }
+        };
+        self.metrics.unfinished.get_or_create(&UnfinishedLabels { outcome }).inc();
+        told
+    }
+
+    /// Verifies what a request could not wait for, and keeps it if it allows; whether there was an answer.
+    pub async fn finish(&self, in_force: &InForce, want: &Want) -> bool {
+        if self.kept_allow(in_force, want) {
+            return true;
         }
         let verdict = self.verify(in_force, want).await;
         if verdict.allows() {
             self.keep(in_force, want, &verdict).await;
         }
+        verdict.decision != Decision::Error
+    }
+
+    /// Whether it is let in without asking any registry.
+    pub fn kept_allow(&self, in_force: &InForce, want: &Want) -> bool {
+        self.kept(in_force, want).is_some_and(|kept| allows(&kept, (self.now)()))
     }
 
     /// What a tag names now, for a pod of this namespace.

@@ -30,6 +30,10 @@ const REVISION: &str = "controller-revision-hash";
 /// Owners above a pod: ReplicaSet and Deployment, or Job and CronJob. More would be no built-in chain.
 const DEPTH: usize = 2;
 
+/// What looking up owners may take where a registry is asked after it, though half of the time at most. One after the
+/// other: by the owners it is known whether any registry is to be asked at all.
+const OWNERS: Duration = Duration::from_secs(2);
+
 /// By their text.
 pub type Tags = BTreeMap<String, ImageRef>;
 
@@ -75,12 +79,7 @@ impl Gatherer<'_> {
         warn_only: bool,
         (known, tags): (BTreeMap<String, ImageFact>, Tags),
     ) -> BTreeMap<String, ImageFact> {
-        let account = match &review.subject {
-            Subject::Pod { new, .. } | Subject::Workload { new, .. } => new.pod.service_account_name.clone(),
-            Subject::Passes => None,
-        };
-        let account = account.filter(|name| !name.is_empty()).unwrap_or_else(|| "default".to_owned());
-        let scope = &Scope { namespace: review.namespace.clone(), service_account: Some(account) };
+        let scope = &scope(review);
         let known = known.into_iter().map(async |(text, fact)| match fact {
             ImageFact::Pinned(standing) => {
                 (text, ImageFact::Pinned(self.verified(standing, in_force, scope, warn_only).await))
@@ -134,8 +133,31 @@ impl Gatherer<'_> {
         Standing { judged, expired, ..standing }
     }
 
+    /// For how long owners may be looked up. A registry has its own share of the time; where none is to be asked, the
+    /// API server may have all of it.
+    pub fn for_owners(&self, review: &Review, in_force: &InForce, asked: &Questions) -> Duration {
+        let scope = scope(review);
+        let asks_nobody = |text: &str| {
+            let Ok(image) = text.parse::<ImageRef>() else { return true };
+            let pinned = image.digest.is_some();
+            let want = Want { image, scope: scope.clone(), revision: None };
+            pinned && (asked.warn_only || self.assessor.kept_allow(in_force, &want))
+        };
+        match asked.images.iter().all(|placed| asks_nobody(&placed.image)) {
+            true => self.left(),
+            false => OWNERS.min(self.left() / 2),
+        }
+    }
+
     /// The owners above this object, each read live.
-    pub async fn chain(&self, review: &Review, object: &Object) -> Chain {
+    pub async fn chain(&self, review: &Review, object: &Object, within: Duration) -> Chain {
+        match tokio::time::timeout(within, self.owners(review, object)).await {
+            Ok(chain) => chain,
+            Err(_) => Chain::Unknown(format!("the API server did not say within {} ms", within.as_millis())),
+        }
+    }
+
+    async fn owners(&self, review: &Review, object: &Object) -> Chain {
         let Some(first) = object.controller() else { return Chain::None };
         let mut nearest = None;
         let mut top = None;
@@ -151,12 +173,10 @@ impl Gatherer<'_> {
                 }
                 return Chain::Broken(format!("{title} is no built-in workload"));
             }
-            let read = tokio::time::timeout(self.left(), self.cluster.owner(&review.namespace, kind, name));
-            let owner = match read.await {
-                Ok(Ok(Some(owner))) => owner,
-                Ok(Ok(None)) => return Chain::Broken(format!("{title} does not exist")),
-                Ok(Err(error)) => return Chain::Unknown(error),
-                Err(_) => return Chain::Unknown("no answer in time".to_owned()),
+            let owner = match self.cluster.owner(&review.namespace, kind, name).await {
+                Ok(Some(owner)) => owner,
+                Ok(None) => return Chain::Broken(format!("{title} does not exist")),
+                Err(error) => return Chain::Unknown(error),
             };
             if owner.uid != reference.uid {
                 return Chain::Broken(format!("{title} has another uid than the owner reference"));
@@ -189,9 +209,7 @@ impl Gatherer<'_> {
     async fn revision(&self, review: &Review, object: &Object, set: &OwnerReference) -> Result<Option<Value>, String> {
         let label = object.pod_metadata.labels.as_ref().and_then(|labels| labels.get(REVISION));
         let Some(name) = label.filter(|_| set.kind == "StatefulSet") else { return Ok(None) };
-        let read = self.cluster.owner(&review.namespace, "ControllerRevision", name);
-        let read = tokio::time::timeout(self.left(), read).await;
-        let found = read.map_err(|_| "no answer in time".to_owned())??;
+        let found = self.cluster.owner(&review.namespace, "ControllerRevision", name).await?;
         let own = found.filter(|revision| revision.controller.as_ref().is_some_and(|owner| owner.uid == set.uid));
         Ok(own.map(|revision| revision.template).filter(|template| template.get("spec").is_some_and(Value::is_object)))
     }
@@ -199,6 +217,16 @@ impl Gatherer<'_> {
     fn left(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
     }
+}
+
+/// For whom a check set may be.
+fn scope(review: &Review) -> Scope {
+    let account = match &review.subject {
+        Subject::Pod { new, .. } | Subject::Workload { new, .. } => new.pod.service_account_name.clone(),
+        Subject::Passes => None,
+    };
+    let account = account.filter(|name| !name.is_empty()).unwrap_or_else(|| "default".to_owned());
+    Scope { namespace: review.namespace.clone(), service_account: Some(account) }
 }
 
 /// The image, or why the text names none.

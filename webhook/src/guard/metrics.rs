@@ -20,11 +20,18 @@ pub struct ExceptionLabels {
     pub reason: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct UnfinishedLabels {
+    /// `waits` for its turn, `dropped` since too many wait, or `rests` since its registry gave no answer.
+    pub outcome: &'static str,
+}
+
 #[derive(Clone)]
 pub struct Metrics {
     pub reviews: Family<Labels, Counter>,
     pub seconds: Histogram,
     pub exceptions: Family<ExceptionLabels, Counter>,
+    pub unfinished: Family<UnfinishedLabels, Counter>,
 }
 
 impl Default for Metrics {
@@ -33,6 +40,7 @@ impl Default for Metrics {
             reviews: Family::default(),
             seconds: Histogram::new(exponential_buckets(0.000_5, 2.0, 14)),
             exceptions: Family::default(),
+            unfinished: Family::default(),
         }
     }
 }
@@ -45,6 +53,11 @@ impl Metrics {
             "admission_exceptions",
             "Images let in by break-glass or restart grace",
             self.exceptions.clone(),
+        );
+        registry.register(
+            "admission_unfinished",
+            "Images whose verification outlasted a request, or was not tried again yet",
+            self.unfinished.clone(),
         );
     }
 }

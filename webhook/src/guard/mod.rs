@@ -7,6 +7,7 @@
 pub mod ahead;
 pub mod answer;
 pub mod assess;
+pub mod backlog;
 pub mod cluster;
 pub mod decide;
 pub mod facts;

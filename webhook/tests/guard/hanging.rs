@@ -13,10 +13,11 @@ use tidegate_policies::image::ImageRef;
 use tidegate_policies::model::Scope;
 use tidegate_policies::registry::{Fetch, FetchError, Location, Manifest, Referrer};
 use tidegate_policies::verifier::Verifier;
-use tidegate_webhook::guard::assess::Want;
+use tidegate_webhook::guard::assess::{Assessment, Want};
 use tidegate_webhook::guard::facts::Judged;
-use tidegate_webhook::guard::{Ahead, Assessor};
-use tokio::sync::{mpsc, watch};
+use tidegate_webhook::guard::metrics::UnfinishedLabels;
+use tidegate_webhook::guard::{Ahead, Assessor, Guard};
+use tokio::sync::watch;
 
 use crate::house::*;
 
@@ -25,6 +26,7 @@ use crate::house::*;
 struct Hanging {
     waiting: Arc<AtomicUsize>,
     most: Arc<AtomicUsize>,
+    asked: Arc<AtomicUsize>,
     answers_for: Option<Digest>,
 }
 
@@ -37,15 +39,22 @@ impl Drop for Waiting {
 }
 
 impl Hanging {
-    fn asked_by(self, house: &House) -> (Assessor, mpsc::Receiver<Want>) {
-        let verifier = Arc::new(Verifier::new(Arc::new(self)));
-        Assessor::new(house.cluster.clone(), verifier, house.guard.now.clone())
+    fn asked_by(self, house: &House) -> Arc<Assessor> {
+        self.asked_for(Duration::from_secs(20), house)
+    }
+
+    /// A verification gives up after so long.
+    fn asked_for(self, deadline: Duration, house: &House) -> Arc<Assessor> {
+        let verifier = Arc::new(Verifier::new(Arc::new(self)).with_deadline(deadline));
+        let Guard { now, metrics, .. } = &house.guard;
+        Arc::new(Assessor::new(house.cluster.clone(), verifier, now.clone(), metrics.clone()))
     }
 
     async fn hang<T>(&self, digest: Option<&Digest>) -> Result<T, FetchError> {
         if digest.is_some() && digest == self.answers_for.as_ref() {
             return Err(FetchError::NotFound { what: "it".to_owned(), at: "r.test".to_owned() });
         }
+        self.asked.fetch_add(1, Ordering::SeqCst);
         let now = self.waiting.fetch_add(1, Ordering::SeqCst) + 1;
         self.most.fetch_max(now, Ordering::SeqCst);
         let _waiting = Waiting(self.waiting.clone());
@@ -82,7 +91,7 @@ async fn one_namespaces_hanging_images_take_no_other_ones_place() {
     let house = House::enforcing();
     let in_force = house.guard.cluster.in_force().unwrap();
     let registry = Hanging { answers_for: Some(digest(200).parse().unwrap()), ..Hanging::default() };
-    let (assessor, _unfinished) = registry.clone().asked_by(&house);
+    let assessor = registry.clone().asked_by(&house);
     let budget = Duration::from_millis(300);
     let hanging: Vec<Want> = (0..120).map(|n| want("noisy", n)).collect();
     let tags = join_all((0..120).map(|n| {
@@ -108,8 +117,7 @@ async fn one_namespaces_hanging_images_take_no_other_ones_place() {
 #[tokio::test]
 async fn what_a_pod_could_not_wait_for_holds_up_no_rollout() {
     let house = House::enforcing();
-    let (assessor, unfinished) = Hanging::default().asked_by(&house);
-    let assessor = Arc::new(assessor);
+    let assessor = Hanging::default().asked_by(&house);
     let in_force = house.guard.cluster.in_force().unwrap();
     for n in 0..40 {
         assessor.assess(&in_force, &want("noisy", n), Duration::from_millis(1), true).await;
@@ -126,7 +134,7 @@ async fn what_a_pod_could_not_wait_for_holds_up_no_rollout() {
         }
     };
     tokio::select! {
-        () = ahead.run(unfinished, changes.subscribe()) => panic!("it ended"),
+        () = ahead.run(changes.subscribe()) => panic!("it ended"),
         ended = tokio::time::timeout(Duration::from_secs(5), later) => assert!(ended.is_ok(), "no verdict for the rollout"),
     }
 }
@@ -135,10 +143,90 @@ async fn what_a_pod_could_not_wait_for_holds_up_no_rollout() {
 async fn what_a_dry_run_could_not_wait_for_is_not_finished_behind_it() {
     let house = House::enforcing();
     let in_force = house.guard.cluster.in_force().unwrap();
-    let (assessor, mut unfinished) = Hanging::default().asked_by(&house);
+    let assessor = Hanging::default().asked_by(&house);
     let want = want("portal", 1);
-    for (dry_run, left) in [(true, false), (false, true)] {
+    for (dry_run, left) in [(true, 0), (false, 1)] {
         assessor.assess(&in_force, &want, Duration::from_millis(1), !dry_run).await;
-        assert_eq!(unfinished.try_recv().is_ok(), left, "dry run: {dry_run}");
+        assert_eq!(counted(&house, "waits"), left, "dry run: {dry_run}");
+    }
+}
+
+fn counted(house: &House, outcome: &'static str) -> u64 {
+    house.guard.metrics.unfinished.get_or_create(&UnfinishedLabels { outcome }).get()
+}
+
+fn told(found: &Assessment) -> &str {
+    match &found.judged {
+        Judged::Error(why) => why,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn one_namespaces_unfinished_images_keep_no_other_ones_from_being_finished() {
+    let house = House::enforcing();
+    let in_force = house.guard.cluster.in_force().unwrap();
+    let registry = Hanging::default();
+    let assessor = registry.clone().asked_by(&house);
+    let hanging: Vec<Want> = (0..200).map(|n| want("noisy", n)).collect();
+    let budget = Duration::from_millis(100);
+    let pods = join_all(hanging.iter().map(|want| assessor.assess(&in_force, want, budget, true))).await;
+    assert_eq!((counted(&house, "waits"), counted(&house, "dropped")), (16, 184));
+    let dropped = pods.iter().filter(|found| told(found).contains("of this namespace wait for that already")).count();
+    assert_eq!(dropped, 184);
+    assert!(pods.iter().all(|found| told(found).contains("try again")), "each says what to do");
+    let quiet = Want { image: good(1).parse().unwrap(), ..want("portal", 1) };
+    assessor.later(&in_force, &quiet).await;
+    let (_change, changes) = watch::channel(0);
+    let ahead = Ahead::new(house.cluster.clone(), assessor, house.guard.now.clone());
+    let kept = async {
+        while house.is_kept(&good(1)).is_none() || registry.waiting.load(Ordering::SeqCst) == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        registry.waiting.load(Ordering::SeqCst)
+    };
+    tokio::select! {
+        () = ahead.run(changes) => panic!("it ended"),
+        waiting = tokio::time::timeout(Duration::from_secs(5), kept) => {
+            // A verification has two requests under way at most.
+            assert!(waiting.is_ok_and(|waiting| waiting <= 2), "its turn, beside one of the others");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_image_that_hung_is_asked_for_again_only_after_its_rest() {
+    let house = House::enforcing();
+    let in_force = house.guard.cluster.in_force().unwrap();
+    let registry = Hanging::default();
+    let assessor = registry.clone().asked_for(Duration::from_millis(50), &house);
+    let want = want("portal", 1);
+    let pod = async || assessor.assess(&in_force, &want, Duration::from_millis(1), true).await;
+    let (_change, changes) = watch::channel(0);
+    let ahead = Ahead::new(house.cluster.clone(), assessor.clone(), house.guard.now.clone());
+    let story = async {
+        for rest in [30, 60] {
+            assert!(told(&pod().await).contains("is verified further in its turn"));
+            while !told(&pod().await).contains(&format!(
+                "verified no further now, since its registry gave no answer lately: try again in {} s",
+                rest + 1
+            )) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            let asked = registry.asked.load(Ordering::SeqCst);
+            for _ in 0..10 {
+                house.advance(1);
+                assert!(told(&pod().await).contains("verified no further now"));
+            }
+            assert_eq!(registry.asked.load(Ordering::SeqCst), asked, "each try of a ReplicaSet asked its registry");
+            house.advance(rest - 10);
+        }
+        assert!(counted(&house, "rests") >= 20);
+        house.keep(&unsigned(1), VerdictDecision::Allow, None);
+        assert!(matches!(pod().await.judged, Judged::Allow), "what is known is let in whatever rests");
+    };
+    tokio::select! {
+        () = ahead.run(changes) => panic!("it ended"),
+        ended = tokio::time::timeout(Duration::from_secs(5), story) => assert!(ended.is_ok(), "it never rested"),
     }
 }

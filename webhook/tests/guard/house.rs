@@ -18,13 +18,11 @@ use tidegate_policies::image::ImageRef;
 use tidegate_policies::model::{Attestor, Mode, Policy, PublicKey};
 use tidegate_policies::registry::MemoryFetch;
 use tidegate_policies::verifier::Verifier;
-use tidegate_webhook::guard::assess::Want;
 use tidegate_webhook::guard::cluster::Owner;
 use tidegate_webhook::guard::route::parse;
 use tidegate_webhook::guard::{
     Ahead, Assessor, Cluster, Decided, Guard, InForce, Metrics, NotInForce, Recorder, Settings,
 };
-use tokio::sync::mpsc;
 
 pub const NOW: i64 = 1_800_000_000;
 pub const SPOKE: &str = "system:serviceaccount:tidegate-system:tidegate-spoke";
@@ -126,6 +124,11 @@ impl Cluster for Memory {
         if name == "unreadable" {
             return Err("the API server is away".to_owned());
         }
+        match name {
+            "hanging" => std::future::pending().await,
+            "slow" => tokio::time::sleep(Duration::from_millis(500)).await,
+            _ => {}
+        }
         Ok(self.owners.read().unwrap().get(&format!("{kind}/{name}")).cloned())
     }
 
@@ -154,7 +157,6 @@ pub struct House {
     pub guard: Guard,
     pub assessor: Arc<Assessor>,
     clock: Arc<std::sync::atomic::AtomicI64>,
-    _unfinished: mpsc::Receiver<Want>,
 }
 
 impl House {
@@ -179,8 +181,8 @@ impl House {
         let time: tidegate_webhook::Now =
             Arc::new(move || Timestamp::from_second(hands.load(Ordering::SeqCst)).unwrap());
         let verifier = Arc::new(Verifier::new(registry.clone()));
-        let (assessor, unfinished) = Assessor::new(cluster.clone(), verifier, time.clone());
-        let assessor = Arc::new(assessor);
+        let metrics = Metrics::default();
+        let assessor = Arc::new(Assessor::new(cluster.clone(), verifier, time.clone(), metrics.clone()));
         let guard = Guard {
             cluster: cluster.clone(),
             assessor: assessor.clone(),
@@ -191,10 +193,10 @@ impl House {
                 timeout: Duration::from_secs(5),
             },
             now: time,
-            metrics: Metrics::default(),
+            metrics,
             recorder: Arc::new(Silent),
         };
-        Self { cluster, registry, guard, assessor, clock, _unfinished: unfinished }
+        Self { cluster, registry, guard, assessor, clock }
     }
 
     pub fn ahead(&self) -> Ahead {
@@ -210,8 +212,13 @@ impl House {
     }
 
     pub async fn ask(&self, review: &Value) -> AdmissionResponse {
+        self.ask_within(review, None).await
+    }
+
+    /// `timeout`: what the API server waits.
+    pub async fn ask_within(&self, review: &Value, timeout: Option<Duration>) -> AdmissionResponse {
         let request = parse(&Bytes::from(review.to_string())).unwrap();
-        self.guard.respond(request, None).await
+        self.guard.respond(request, timeout).await
     }
 
     pub async fn tag(&self, image: &str) -> String {

@@ -5,6 +5,7 @@ mod ahead;
 mod hanging;
 mod house;
 mod odd;
+mod owners;
 mod quarantine;
 mod revisions;
 mod unasked;
