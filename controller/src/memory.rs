@@ -44,9 +44,19 @@ pub fn server(holds: Objects) -> (Client, mpsc::UnboundedReceiver<String>) {
                 line.send(format!("DELETE {path}")).unwrap();
                 (200, json!({"kind": "Status", "status": "Success"}))
             } else if parts.method == Method::PATCH {
-                let sent = body.collect().await.unwrap().to_bytes();
+                let sent: Value = serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap();
+                let mut answer = match holds.get(&path) {
+                    Some(held) if parts.headers["content-type"] == "application/merge-patch+json" => {
+                        let mut held = held.clone();
+                        json_patch::merge(&mut held, &sent);
+                        held
+                    }
+                    _ => sent,
+                };
+                // Newer than what it lists.
+                answer["metadata"]["resourceVersion"] = json!("2");
                 line.send(path).unwrap();
-                (200, serde_json::from_slice(&sent).unwrap())
+                (200, answer)
             } else if let Some(object) = holds.get(&path) {
                 (200, object.clone())
             } else if path.contains('/') {

@@ -9,8 +9,7 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Resource, ResourceExt};
-use serde::de::DeserializeOwned;
+use kube::{Api, ResourceExt};
 use serde::{Serialize, de::Error as _};
 use serde_json::{Value, json};
 use tidegate_pipelines::api::policy::{Attestor, TrustRoot, VerificationPolicy};
@@ -18,9 +17,9 @@ use tidegate_pipelines::api::{Environment, Quarantine, names};
 use tidegate_webhook::patience::Patience;
 
 use super::Mirror;
-use super::kinds::{self, Here, Kind};
+use super::kinds::{self, Here, Kind, Pace};
 use super::loosen;
-use super::reliance::{Ground, newly_named};
+use super::reliance::{Footing, Ground, Mirrored, Named};
 use crate::connect::{CallError, bounded};
 use crate::spoke::cache::Cache;
 
@@ -64,6 +63,9 @@ impl Mirror {
         let mut ticks = tokio::time::interval(BEAT);
         loop {
             ticks.tick().await;
+            if let Err(error) = self.remember().await {
+                not_yet(&Kind::Environment, &self.environment, &error);
+            }
             match bounded(api.get(&self.environment)).await {
                 Ok(source) => self.merge(Kind::Environment, &source, &self.world.environments).await,
                 Err(error) => tracing::debug!(%error, "the Environment was not read at the hub"),
@@ -71,10 +73,7 @@ impl Mirror {
         }
     }
 
-    async fn pull<K>(self, kind: Kind, api: Api<K>, local: Cache<K>)
-    where
-        K: Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static,
-    {
+    async fn pull<K: Mirrored>(self, kind: Kind, api: Api<K>, local: Cache<K>) {
         let mut sources: HashMap<String, K> = HashMap::new();
         let mut stream = std::pin::pin!(watcher(api, config()).backoff(Patience::default()));
         let mut ticks = tokio::time::interval(BEAT);
@@ -107,42 +106,62 @@ impl Mirror {
         loosen::seconds(environment.and_then(|e| e.spec.loosen_delay))
     }
 
-    pub(super) async fn merge<K>(&self, kind: Kind, source: &K, cache: &Cache<K>)
-    where
-        K: Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static,
-    {
+    pub(super) async fn merge<K: Mirrored>(&self, kind: Kind, source: &K, cache: &Cache<K>) {
         let name = source.name_any();
         if let Err(error) = self.try_merge(kind, &name, source, cache).await {
             not_yet(&kind, &name, &error);
         }
     }
 
-    /// Whether a copy of it is missing where a policy in force names it.
-    async fn misses(&self, kind: Kind, name: &str) -> bool {
-        if !matches!(kind, Kind::Attestor | Kind::TrustRoot) {
-            return false;
-        }
+    /// Before this nothing would seem to be in force.
+    pub(super) async fn listed(&self) {
         let world = &self.world;
-        // Before they are listed nothing would seem to be in force.
-        tokio::join!(world.environments.ready(), world.policies.ready(), world.attestors.ready());
-        let environment = world.environments.get(None, &self.environment);
-        let (policies, attestors) = (world.policies.select(|_| true), world.attestors.select(|_| true));
-        let ground = Ground { environment: environment.as_deref(), policies: &policies, attestors: &attestors };
-        ground.names(kind, name)
+        let (environments, policies) = (world.environments.ready(), world.policies.ready());
+        tokio::join!(environments, policies, world.attestors.ready(), world.trust_roots.ready());
     }
 
-    /// Attestors, and the roots they rest on, that this policy names for the first time: they come before it. Each
+    fn ground(&self) -> Ground {
+        let world = &self.world;
+        Ground {
+            environment: world.environments.get(None, &self.environment),
+            policies: world.policies.all(),
+            attestors: world.attestors.all(),
+            trust_roots: world.trust_roots.all(),
+        }
+    }
+
+    /// Keeps with the Environment here what the policy says that governs it: where that is missing later, it was taken
+    /// away. From what is here alone, since a hub could keep its Environment to itself.
+    pub(super) async fn remember(&self) -> Result<(), CallError> {
+        if !self.may_write() {
+            return Ok(());
+        }
+        self.listed().await;
+        let ground = self.ground();
+        let Some(environment) = &ground.environment else { return Ok(()) };
+        let Some(policy) = ground.policies.iter().find(|p| p.name_any() == environment.spec.policy) else {
+            return Ok(());
+        };
+        let fingerprint = kinds::fingerprint(&value(policy.as_ref())?);
+        if ground.governed_by(&fingerprint) {
+            return Ok(());
+        }
+        let api: Api<Environment> = Api::all(self.world.client.clone());
+        let params = PatchParams { field_manager: Some(names::MEMORY_FIELD_MANAGER.into()), ..PatchParams::default() };
+        let mark = json!({"metadata": {"annotations": {names::GOVERNED: fingerprint}}});
+        self.world.environments.wrote(bounded(api.patch(&self.environment, &params, &Patch::Merge(&mark))).await?);
+        Ok(())
+    }
+
+    /// Attestors, and the roots they rest on, that a policy names for the first time: they come before it. Each
     /// kind has a watch of its own, and what arrived after the policy would wait, being relied on by then.
-    fn furnish<'a>(&'a self, source: &'a Value, local: Option<&'a Value>) -> BoxFuture<'a, Result<(), CallError>> {
+    fn furnish<'a>(&'a self, newly: &'a Named) -> BoxFuture<'a, Result<(), CallError>> {
         Box::pin(async move {
-            let policy = read::<VerificationPolicy>(source)?;
-            let local = local.map(read::<VerificationPolicy>).transpose()?;
             let world = &self.world;
-            tokio::join!(world.attestors.ready(), world.trust_roots.ready());
-            for name in newly_named(&policy, local.as_ref()) {
-                let here = world.attestors.get(None, &name);
+            for name in &newly.attestors {
+                let here = world.attestors.get(None, name);
                 let there =
-                    if here.is_none() { self.at_the_hub::<Attestor>(Kind::Attestor, &name).await? } else { None };
+                    if here.is_none() { self.at_the_hub::<Attestor>(Kind::Attestor, name).await? } else { None };
                 let Some(attestor) = here.as_deref().or(there.as_ref()) else { continue };
                 let root = attestor.spec.attestor.trust_root_name();
                 if world.trust_roots.get(None, root).is_none()
@@ -158,10 +177,7 @@ impl Mirror {
         })
     }
 
-    async fn at_the_hub<K>(&self, kind: Kind, name: &str) -> Result<Option<K>, CallError>
-    where
-        K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
-    {
+    async fn at_the_hub<K: Mirrored>(&self, kind: Kind, name: &str) -> Result<Option<K>, CallError> {
         match bounded(Api::<K>::all(self.hub.clone()).get_opt(name)).await {
             Err(error) if !error.is_unanswered() => {
                 not_yet(&kind, name, &error);
@@ -172,10 +188,7 @@ impl Mirror {
     }
 
     /// One that is refused (it is malformed) keeps no tighter policy from coming; one that got no answer does.
-    async fn bring<K>(&self, kind: Kind, source: &K, cache: &Cache<K>) -> Result<(), CallError>
-    where
-        K: Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static,
-    {
+    async fn bring<K: Mirrored>(&self, kind: Kind, source: &K, cache: &Cache<K>) -> Result<(), CallError> {
         let name = source.name_any();
         match self.try_merge(kind, &name, source, cache).await {
             Err(error) if error.is_unanswered() => Err(error),
@@ -187,34 +200,46 @@ impl Mirror {
         }
     }
 
-    async fn try_merge<K>(&self, kind: Kind, name: &str, source: &K, cache: &Cache<K>) -> Result<(), CallError>
-    where
-        K: Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static,
-    {
+    async fn try_merge<K: Mirrored>(
+        &self,
+        kind: Kind,
+        name: &str,
+        source: &K,
+        cache: &Cache<K>,
+    ) -> Result<(), CallError> {
         if !self.may_write() {
             return Ok(());
         }
         cache.ready().await;
-        let local = cache.get(None, name);
-        let (source_value, local_value) = (value(source)?, local.as_deref().map(value).transpose()?);
-        if kind == Kind::Policy {
-            self.furnish(&source_value, local_value.as_ref()).await?;
+        // A quarantine names nothing and is named by nothing.
+        if kind != Kind::Quarantine {
+            self.listed().await;
         }
+        self.furnish(&Named::newly(source, cache.get(None, name).as_deref())).await?;
+        // What is written from here on is seen by whoever decides next.
+        let _turn = if kind == Kind::Quarantine { None } else { Some(self.turn.lock().await) };
+        let local = cache.get(None, name);
+        let newly = Named::newly(source, local.as_deref());
+        let footing = if newly.is_nothing() { Footing::Firm } else { self.ground().footing(&newly) };
+        let (source_value, local_value) = (value(source)?, local.as_deref().map(value).transpose()?);
         let waiting = self.waiting.of(kind, name);
-        let here = match &local_value {
-            Some(local) => Here::Copy(local),
-            None if self.misses(kind, name).await => Here::Missed(waiting.as_ref().map(|(d, at)| (d.as_str(), *at))),
-            None => Here::Nothing,
-        };
+        let here = local_value.as_ref().map(Here::Copy).unwrap_or_else(|| {
+            let ground = self.ground();
+            match ground.names(kind, name) {
+                false => Here::Nothing,
+                true if kind == Kind::Policy && ground.governed_by(&kinds::fingerprint(&source_value)) => Here::Lost,
+                true => Here::Missed(waiting.as_ref().map(|(d, at)| (d.as_str(), *at))),
+            }
+        });
         let now = self.clock.now();
         let api: Api<K> = Api::all(self.world.client.clone());
-        match kinds::merge(kind, &source_value, here, self.loosen_delay(), now) {
+        match kinds::merge(kind, &source_value, here, Pace { delay: self.loosen_delay(), now, footing }) {
             kinds::Merge::Nothing => Ok(()),
             kinds::Merge::Await(digest) => {
                 tracing::warn!(
                     ?kind,
                     name,
-                    "a policy in force names it and it is new here; it comes after loosenDelay"
+                    "it is new here and missed by what is in force; it comes after loosenDelay"
                 );
                 self.waiting.begin(kind, name, digest, now);
                 Ok(())
@@ -254,10 +279,6 @@ pub(super) fn not_yet(kind: &dyn Debug, name: &str, error: &CallError) {
     } else {
         tracing::warn!(?kind, %name, %error, "not mirrored yet");
     }
-}
-
-fn read<K: DeserializeOwned>(object: &Value) -> Result<K, CallError> {
-    K::deserialize(object).map_err(|error| CallError::Kube(kube::Error::SerdeError(error)))
 }
 
 fn value<K: Serialize>(object: &K) -> Result<Value, CallError> {

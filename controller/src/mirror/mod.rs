@@ -19,7 +19,7 @@ use futures::future::BoxFuture;
 use kube::Client;
 use tidegate_pipelines::api::names;
 use tidegate_pipelines::rollout::Hub;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
 use crate::clock::SharedClock;
 use crate::lease::Permit;
@@ -40,6 +40,9 @@ pub struct Mirror {
     pub intents: up::Intents,
     /// First copies whose delay runs.
     pub waiting: reliance::Waiting,
+    /// Held from the look at what is here to the write: each kind has a task of its own, and two documents that name
+    /// one another would else come in the same moment, each as if the other were not here.
+    pub turn: Arc<Mutex<()>>,
 }
 
 impl Mirror {

@@ -123,6 +123,7 @@ impl Office {
                 reach: self.reach.clone(),
                 intents: intents.clone(),
                 waiting: Waiting::default(),
+                turn: Arc::default(),
             };
             mirror.tasks().into_iter().for_each(|task| drop(tasks.spawn(task)));
         }

@@ -1,7 +1,7 @@
 //! Watched objects, never older than this process's own writes: a step that was taken from a stale view
 //! would be taken twice. Holds no decision and writes nothing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -170,6 +170,17 @@ where
     pub fn forget(&self, namespace: Option<&str>, name: &str) {
         let key = (namespace.unwrap_or_default().to_owned(), name.to_owned());
         self.own.write().unwrap_or_else(PoisonError::into_inner).remove(&key);
+    }
+
+    /// Everything, with what we wrote and have not seen yet.
+    pub fn all(&self) -> Vec<Arc<K>> {
+        let seen = self.select(|_| true);
+        let key = |object: &Arc<K>| (object.meta().namespace.clone().unwrap_or_default(), object.name_any());
+        let known: HashSet<_> = seen.iter().map(key).collect();
+        let ours: Vec<_> = self.own.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect();
+        let unseen = ours.into_iter().filter(|key| !known.contains(key));
+        let unseen = unseen.filter_map(|(space, name)| self.get((!space.is_empty()).then_some(&space), &name));
+        seen.into_iter().chain(unseen).collect()
     }
 
     /// All that match, each as new as our own writes.

@@ -15,6 +15,8 @@ pub const FIELD_MANAGER: &str = "tidegate";
 pub const HPA_FIELD_MANAGER: &str = "tidegate-rollout-capacity";
 /// Field manager of the mirror; it owns neither `abort` nor `paused`.
 pub const MIRROR_FIELD_MANAGER: &str = "tidegate-mirror";
+/// Field manager of what the mirror remembers on an object and its applies must not take off again.
+pub const MEMORY_FIELD_MANAGER: &str = "tidegate-mirror-memory";
 
 /// On pods of a canary: `canary`. Added to the labels of the stable template.
 pub const ROLE_LABEL: &str = "tidegate.io/role";
@@ -66,6 +68,10 @@ pub const HPA_RAISED: &str = "tidegate.io/raised-min-replicas";
 /// On a mirrored object whose source was loosened: when that was first seen, and the digest of what waits.
 pub const PENDING_SINCE: &str = "tidegate.io/pending-since";
 pub const PENDING: &str = "tidegate.io/pending";
+/// On a mirrored object that waited before its first copy came: when it was first seen.
+pub const FIRST_SEEN: &str = "tidegate.io/first-seen";
+/// On the Environment in its own cluster: the digest of the policy that last governed there.
+pub const GOVERNED: &str = "tidegate.io/governed";
 /// Finalizer: traffic returns to stable before the object goes.
 pub const FINALIZER: &str = "tidegate.io/return-traffic";
 
