@@ -11,7 +11,9 @@ mod tests;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use tidegate_pipelines::api::{MetricsSource, Objective};
-use tidegate_pipelines::judge::{Arms, Batch};
+use tidegate_pipelines::judge::{Arms, Batch, ObjectiveSamples};
+
+use crate::clock::Clock;
 
 /// What one evaluation wants to know.
 #[derive(Clone, Debug)]
@@ -28,18 +30,34 @@ pub struct ReadRequest {
     /// The judge's watermark (before the first evaluation: when the step's weight was seen). Samples after it are
     /// wanted, and a little before for the differences.
     pub watermark: Option<Timestamp>,
-    /// Also read the stable pods' past up to then (the rollout's start), for the over-dispersion.
+    /// Whether the evaluation before this one was a large one: then this one waits for a large room at once.
+    pub large: bool,
+    /// Up to when the stable pods' past may be read (the rollout's start), for the over-dispersion.
     pub history_until: Option<Timestamp>,
+}
+
+/// What one evaluation read.
+#[derive(Clone, Debug)]
+pub struct Taken {
+    pub batch: Batch,
+    /// Up to when it was asked for: the moment at which its turn came.
+    pub at: Timestamp,
+    /// As `ReadRequest::large` for the next one.
+    pub large: bool,
 }
 
 /// Where the spoke reads counters. A failed read is a line in the batch, never a panic and never silence.
 #[async_trait]
 pub trait MetricsPort: Send + Sync {
-    /// As few queries as possible, at the same time, under the port's own deadline.
-    async fn read(&self, request: &ReadRequest, now: Timestamp) -> Batch;
+    /// The live evidence: as few queries as possible, at the same time, under the port's own deadline. The clock is read
+    /// when the turn has come.
+    async fn read(&self, request: &ReadRequest, clock: &dyn Clock) -> Taken;
+
+    /// The stable pods' past up to `history_until`, one per objective: slower than live evidence, and in nobody's way.
+    async fn past(&self, request: &ReadRequest) -> Vec<ObjectiveSamples>;
 
     /// Before any traffic moves: one line for each selector that cannot be right, or why it cannot be told.
-    async fn preflight(&self, request: &ReadRequest, now: Timestamp) -> Result<Vec<String>, MetricsError>;
+    async fn preflight(&self, request: &ReadRequest, clock: &dyn Clock) -> Result<Vec<String>, MetricsError>;
 }
 
 pub use prometheus::PrometheusClient;
@@ -51,6 +69,8 @@ pub enum MetricsError {
     Client(String),
     #[error("metrics: no answer within {0} ms")]
     Deadline(u128),
+    #[error("metrics: no turn to read within {0} ms: too much is read at once")]
+    NoTurn(u128),
     #[error("metrics: cannot reach the server: {0}")]
     Unreachable(String),
     #[error("metrics: HTTP {status}: {text}")]

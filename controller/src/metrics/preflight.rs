@@ -3,17 +3,17 @@
 
 use std::collections::BTreeSet;
 
-use jiff::Timestamp;
 use tidegate_pipelines::api::Objective;
 use tidegate_pipelines::judge::selector::{self, Selector};
 
 use super::prometheus::PrometheusClient;
 use super::{MetricsError, ReadRequest};
+use crate::clock::Clock;
 
 pub(super) async fn preflight(
     client: &PrometheusClient,
     request: &ReadRequest,
-    now: Timestamp,
+    clock: &dyn Clock,
 ) -> Result<Vec<String>, MetricsError> {
     let mut lines = selector::lint(&request.objectives, &request.source);
     if !lines.is_empty() || request.arms.stable.is_empty() {
@@ -23,8 +23,8 @@ pub(super) async fn preflight(
         let parse =
             |text: &str| selector::parse(text, &request.source).map_err(|e| MetricsError::Selector(e.to_string()));
         let (total, errors) = (parse(&objective.ratio.total)?, parse(&objective.ratio.errors)?);
-        lines.extend(total_matches(client, request, objective, &total, now).await?);
-        lines.extend(errors_exist(client, request, objective, &errors, now).await?);
+        lines.extend(total_matches(client, request, objective, &total, clock).await?);
+        lines.extend(errors_exist(client, request, objective, &errors, clock).await?);
     }
     Ok(lines)
 }
@@ -35,12 +35,12 @@ async fn total_matches(
     request: &ReadRequest,
     objective: &Objective,
     total: &Selector,
-    now: Timestamp,
+    clock: &dyn Clock,
 ) -> Result<Option<String>, MetricsError> {
     let pods: Vec<&str> = request.arms.stable.iter().map(|p| p.name.as_str()).collect();
     let base = &request.source.prometheus;
     let query = total.query(&request.source, &request.namespace, &pods);
-    if client.matches(base, &query, now).await? {
+    if client.matches(base, &query, clock).await? {
         return Ok(None);
     }
     let up = format!(
@@ -50,7 +50,7 @@ async fn total_matches(
         selector::pods_matcher(&request.source, &pods)
     );
     let name = &objective.name;
-    Ok(Some(if client.matches(base, &up, now).await? {
+    Ok(Some(if client.matches(base, &up, clock).await? {
         format!(
             "objective {name}: ratio.total '{}' matches no series of the stable pods, though they are scraped: check the metric's name and its labels",
             objective.ratio.total
@@ -69,11 +69,11 @@ async fn errors_exist(
     request: &ReadRequest,
     objective: &Objective,
     errors: &Selector,
-    now: Timestamp,
+    clock: &dyn Clock,
 ) -> Result<Option<String>, MetricsError> {
     let source = &request.source;
     let metric = format!("{}{{{}={}}}", errors.metric(), source.namespace_label, selector::quoted(&request.namespace));
-    let names: BTreeSet<String> = client.label_names(&source.prometheus, &metric, now).await?.into_iter().collect();
+    let names: BTreeSet<String> = client.label_names(&source.prometheus, &metric, clock).await?.into_iter().collect();
     let name = &objective.name;
     if names.is_empty() {
         return Ok(Some(format!(

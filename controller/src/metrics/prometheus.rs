@@ -9,14 +9,17 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use tidegate_pipelines::judge::Batch;
+use tidegate_pipelines::judge::ObjectiveSamples;
 use tokio::time::{Instant, timeout_at};
 
-use super::room::{Rooms, Turn};
-use super::{MetricsError, MetricsPort, ReadRequest, preflight, read};
+use super::room::{Room, Rooms, Turn};
+use super::{MetricsError, MetricsPort, ReadRequest, Taken, preflight, read};
+use crate::clock::Clock;
 
 /// One query may take so long; an evaluation is worth nothing much later.
 const DEADLINE: Duration = Duration::from_secs(2);
+/// A past delays nobody: it may wait for so many deadlines where live evidence waits for one.
+const PATIENCE_OF_A_PAST: u32 = 10;
 /// Some 300,000 samples. More is a selector that matches too much.
 const MOST_BYTES: usize = 8 << 20;
 
@@ -94,9 +97,11 @@ impl PrometheusClient {
         self
     }
 
-    /// An evaluation asks once for what it wants and once more for what depends on it: one deadline for both.
-    pub(super) async fn evaluation(&self) -> Turn<'_> {
-        self.rooms.turn(self.deadline * 3 / 2).await
+    /// A reading asks once for what it wants and once more for what depends on it: one deadline for both. A turn that
+    /// does not come in time is told like an answer that does not.
+    pub(super) async fn turn(&self, room: Room) -> Result<Turn<'_>, MetricsError> {
+        let wait = if room == Room::Past { self.deadline * PATIENCE_OF_A_PAST } else { self.deadline };
+        self.rooms.turn(room, wait, self.deadline * 3 / 2).await.ok_or(MetricsError::NoTurn(wait.as_millis()))
     }
 
     /// Raw samples of `selector` in the `range` up to `until`: an instant query of a range vector.
@@ -117,17 +122,24 @@ impl PrometheusClient {
     }
 
     /// Whether `selector` matches anything now.
-    pub async fn matches(&self, base: &str, selector: &str, now: Timestamp) -> Result<bool, MetricsError> {
+    pub async fn matches(&self, base: &str, selector: &str, clock: &dyn Clock) -> Result<bool, MetricsError> {
         let query = format!("count({selector})");
-        let turn = self.rooms.turn(self.deadline).await;
-        let data: QueryData = self.post(&turn, base, "query", &[("query", &query), ("time", &seconds(now))]).await?;
+        let turn = self.turn(Room::Small).await?;
+        let form = [("query", query.as_str()), ("time", &seconds(clock.now()))];
+        let data: QueryData = self.post(&turn, base, "query", &form).await?;
         Ok(!data.result.is_empty())
     }
 
-    /// Names of the labels that series of `selector` had in the hour up to `now`. Empty: there are no such series.
-    pub async fn label_names(&self, base: &str, selector: &str, now: Timestamp) -> Result<Vec<String>, MetricsError> {
+    /// Names of the labels that series of `selector` had in the last hour. Empty: there are no such series.
+    pub async fn label_names(
+        &self,
+        base: &str,
+        selector: &str,
+        clock: &dyn Clock,
+    ) -> Result<Vec<String>, MetricsError> {
+        let turn = self.turn(Room::Small).await?;
+        let now = clock.now();
         let start = now.checked_sub(jiff::SignedDuration::from_hours(1)).unwrap_or(now);
-        let turn = self.rooms.turn(self.deadline).await;
         let form = [("match[]", selector), ("start", &seconds(start)), ("end", &seconds(now))];
         self.post(&turn, base, "labels", &form).await
     }
@@ -162,20 +174,15 @@ impl PrometheusClient {
         body: &mut Vec<u8>,
     ) -> Result<u16, MetricsError> {
         let unreachable = |e: reqwest::Error| MetricsError::Unreachable(chain(&e));
-        let (began, before) = (Instant::now(), turn.waited());
-        // The wait for room lies between two reads, and moves both ends.
-        let ends = || turn.ends().min(began + self.deadline + turn.waited().saturating_sub(before));
+        let ends = turn.ends().min(Instant::now() + self.deadline);
         let late = |_| MetricsError::Deadline(self.deadline.as_millis());
-        let mut response = timeout_at(ends(), request.send()).await.map_err(late)?.map_err(unreachable)?;
+        let mut response = timeout_at(ends, request.send()).await.map_err(late)?.map_err(unreachable)?;
         let status = response.status();
-        while let Some(chunk) = timeout_at(ends(), response.chunk()).await.map_err(late)?.map_err(unreachable)? {
+        while let Some(chunk) = timeout_at(ends, response.chunk()).await.map_err(late)?.map_err(unreachable)? {
             if body.len() + chunk.len() > self.most_bytes {
                 return Err(MetricsError::TooLarge(self.most_bytes));
             }
-            if let Err(most) = turn.take(chunk.len()).await {
-                turn.give_back(chunk.len());
-                return Err(MetricsError::TooMuch(most));
-            }
+            turn.take(chunk.len()).map_err(MetricsError::TooMuch)?;
             body.extend_from_slice(&chunk);
         }
         Ok(status.as_u16())
@@ -184,13 +191,46 @@ impl PrometheusClient {
 
 #[async_trait]
 impl MetricsPort for PrometheusClient {
-    async fn read(&self, request: &ReadRequest, now: Timestamp) -> Batch {
-        let turn = self.evaluation().await;
-        read::read(self, &turn, request, now).await
+    async fn read(&self, request: &ReadRequest, clock: &dyn Clock) -> Taken {
+        if !request.large {
+            match self.turn(Room::Small).await {
+                Ok(turn) => {
+                    let at = clock.now();
+                    if let Some(batch) = read::read_if_it_fits(self, &turn, request, at).await {
+                        return Taken { batch, at, large: false };
+                    }
+                }
+                Err(why) => return Taken { batch: read::unread(request, &why), at: clock.now(), large: false },
+            }
+        }
+        // The small place and what was read in it are given back: who waits for a large room holds up nobody, and reads
+        // anew, up to the moment at which its turn has come.
+        match self.turn(Room::Large).await {
+            Ok(turn) => {
+                let at = clock.now();
+                let batch = read::read(self, &turn, request, at).await;
+                Taken { batch, at, large: turn.was_refused() || !turn.is_small() }
+            }
+            Err(why) => Taken { batch: read::unread(request, &why), at: clock.now(), large: true },
+        }
     }
 
-    async fn preflight(&self, request: &ReadRequest, now: Timestamp) -> Result<Vec<String>, MetricsError> {
-        preflight::preflight(self, request, now).await
+    async fn past(&self, request: &ReadRequest) -> Vec<ObjectiveSamples> {
+        let mut found = vec![];
+        for range in read::HISTORY {
+            found = match self.turn(Room::Past).await {
+                Ok(turn) => read::past(self, &turn, request, range).await,
+                Err(why) => read::unread_objectives(request, &why),
+            };
+            if found.iter().all(|o| o.total.is_ok() && o.errors.is_ok()) {
+                break;
+            }
+        }
+        found
+    }
+
+    async fn preflight(&self, request: &ReadRequest, clock: &dyn Clock) -> Result<Vec<String>, MetricsError> {
+        preflight::preflight(self, request, clock).await
     }
 }
 

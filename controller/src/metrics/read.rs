@@ -19,7 +19,7 @@ const RECENT: Duration = Duration::from_secs(30);
 /// A spoke that was away for longer judges the last hour only.
 const LONGEST: Duration = Duration::from_secs(3600);
 /// Over-dispersion wants an hour; a server that cannot give it is asked for less.
-const HISTORY: [Duration; 2] = [Duration::from_secs(3600), Duration::from_secs(600)];
+pub(super) const HISTORY: [Duration; 2] = [Duration::from_secs(3600), Duration::from_secs(600)];
 
 struct Asked {
     total: Result<Selector, String>,
@@ -54,13 +54,45 @@ pub(super) async fn read(client: &PrometheusClient, turn: &Turn<'_>, request: &R
     let arms = &request.arms;
     let pods: Vec<&str> = arms.stable.iter().chain(&arms.canary).map(|p| p.name.as_str()).collect();
     let range = range(request, now);
-    let (objectives, up, gateway, history) = tokio::join!(
+    let (objectives, up, gateway) = tokio::join!(
         objectives(from, request, &asked, &pods, range, now),
         up(from, request, &pods, range, now),
         gateway(from, request, range, now),
-        history(from, request, &asked),
     );
-    Batch { objectives, up, gateway, history, config_errors: vec![] }
+    Batch { objectives, up, gateway, config_errors: vec![] }
+}
+
+/// The same, up to the first answer that the turn has no room for: none, then.
+pub(super) async fn read_if_it_fits(
+    client: &PrometheusClient,
+    turn: &Turn<'_>,
+    request: &ReadRequest,
+    now: Timestamp,
+) -> Option<Batch> {
+    let batch = tokio::select! {
+        batch = read(client, turn, request, now) => batch,
+        () = turn.refused() => return None,
+    };
+    (!turn.was_refused()).then_some(batch)
+}
+
+/// A batch that says of all that was wanted why it was not read.
+pub(super) fn unread(request: &ReadRequest, why: &MetricsError) -> Batch {
+    let gateway = request.source.gateway.as_ref();
+    Batch {
+        objectives: unread_objectives(request, why),
+        up: Err(why.to_string()),
+        gateway: gateway.map(|_| nothing(why)),
+        config_errors: vec![],
+    }
+}
+
+pub(super) fn unread_objectives(request: &ReadRequest, why: &MetricsError) -> Vec<ObjectiveSamples> {
+    request.objectives.iter().map(|_| nothing(why)).collect()
+}
+
+fn nothing(why: &MetricsError) -> ObjectiveSamples {
+    ObjectiveSamples { total: Err(why.to_string()), errors: Err(why.to_string()) }
 }
 
 fn ask(objective: &Objective, source: &MetricsSource) -> Asked {
@@ -191,14 +223,17 @@ fn backends(gateway: &GatewayMetrics, request: &ReadRequest) -> Result<Backends,
     Ok(Backends { query: both.unbound(), stable: select(&stable)?, canary: select(&canary)? })
 }
 
-/// Both ranges at once: there is one deadline, and the longer one may hang.
-async fn history(from: Reader<'_, '_>, request: &ReadRequest, asked: &[Asked]) -> Option<Vec<ObjectiveSamples>> {
-    let until = request.history_until?;
+/// The stable pods' past over `range`.
+pub(super) async fn past(
+    client: &PrometheusClient,
+    turn: &Turn<'_>,
+    request: &ReadRequest,
+    range: Duration,
+) -> Vec<ObjectiveSamples> {
+    let Some(until) = request.history_until else { return vec![] };
+    let asked: Vec<Asked> = request.objectives.iter().map(|o| ask(o, &request.source)).collect();
     let pods: Vec<&str> = request.arms.stable.iter().map(|p| p.name.as_str()).collect();
-    let of = |range: Duration| objectives(from, request, asked, &pods, range, until);
-    let (long, short) = tokio::join!(of(HISTORY[0]), of(HISTORY[1]));
-    let whole = long.iter().all(|o| o.total.is_ok() && o.errors.is_ok());
-    Some(if whole { long } else { short })
+    objectives(Reader { client, turn }, request, &asked, &pods, range, until).await
 }
 
 /// Series with their owner.

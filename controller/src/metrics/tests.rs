@@ -1,8 +1,10 @@
 //! The adapter against a server that answers as told, over a real socket.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use futures::FutureExt;
 use jiff::Timestamp;
 use tidegate_pipelines::api::{MetricsSource, Objective, RatioMetric};
 use tidegate_pipelines::judge::{Arms, Pod};
@@ -10,12 +12,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::Mutex;
 
+use super::room::{Room, Sizes};
 use super::*;
 
 const NOW_MS: i64 = 1_700_000_000_000;
 
-/// What it was asked: path and decoded query, in order of arrival.
-type Asked = Arc<Mutex<Vec<(String, String)>>>;
+/// What it was asked: path, decoded query and its time, in order of arrival.
+type Asked = Arc<Mutex<Vec<(String, String, String)>>>;
 
 struct Server {
     url: String,
@@ -23,16 +26,8 @@ struct Server {
 }
 
 /// Answers each call with what `answer(path, query)` gives; `None`: never.
-async fn server(answer: impl Fn(&str, &str) -> Option<(u16, String)> + Send + Sync + 'static) -> Server {
-    halting(Duration::ZERO, answer).await
-}
-
-/// The same; the second half of each body comes so much later.
 #[allow(clippy::disallowed_methods)] // the test's own server task
-async fn halting(
-    halt: Duration,
-    answer: impl Fn(&str, &str) -> Option<(u16, String)> + Send + Sync + 'static,
-) -> Server {
+async fn server(answer: impl Fn(&str, &str) -> Option<(u16, String)> + Send + Sync + 'static) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let (asked, answer) = (Asked::default(), Arc::new(answer));
@@ -44,16 +39,15 @@ async fn halting(
             tokio::spawn(async move {
                 let Some((path, body)) = receive(&mut socket).await else { return };
                 let form: Vec<(String, String)> = url::form_urlencoded::parse(body.as_bytes()).into_owned().collect();
-                let query = form.iter().find(|(k, _)| k == "query" || k == "match[]").map_or("", |(_, v)| v).to_owned();
-                log.lock().await.push((path.clone(), query.clone()));
+                let field =
+                    |names: &[&str]| form.iter().find(|(k, _)| names.contains(&k.as_str())).map(|(_, v)| v.clone());
+                let query = field(&["query", "match[]"]).unwrap_or_default();
+                log.lock().await.push((path.clone(), query.clone(), field(&["time", "end"]).unwrap_or_default()));
                 let Some((status, body)) = answer(&path, &query) else { return std::future::pending().await };
                 let head =
                     format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
                 let _ = socket.write_all(head.as_bytes()).await;
-                let (first, second) = body.as_bytes().split_at(body.len() / 2);
-                let _ = socket.write_all(first).await;
-                tokio::time::sleep(halt).await;
-                let _ = socket.write_all(second).await;
+                let _ = socket.write_all(body.as_bytes()).await;
             });
         }
     });
@@ -110,12 +104,27 @@ fn request(url: &str, total: &str, errors: &str) -> ReadRequest {
         canary_service: "portal-canary".into(),
         service_port: 80,
         watermark: None,
+        large: false,
         history_until: None,
     }
 }
 
 fn now() -> Timestamp {
     Timestamp::from_millisecond(NOW_MS).unwrap()
+}
+
+/// Milliseconds since `NOW_MS`, until somebody sets it.
+#[derive(Default)]
+struct At(AtomicI64);
+
+impl Clock for At {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millisecond(NOW_MS + self.0.load(Ordering::Relaxed)).unwrap()
+    }
+}
+
+async fn live(client: PrometheusClient, request: &ReadRequest) -> Batch {
+    client.read(request, &At::default()).await.batch
 }
 
 fn backend(service: &str, code: &str) -> String {
@@ -139,8 +148,8 @@ async fn an_evaluation_is_three_queries_bound_to_namespace_and_pods() {
     })
     .await;
     let request = request(&server.url, "x_total", r#"x_total{code=~"5.."}"#);
-    let batch = PrometheusClient::new().unwrap().read(&request, now()).await;
-    let mut asked: Vec<String> = server.asked.lock().await.iter().map(|(_, q)| q.clone()).collect();
+    let batch = live(PrometheusClient::new().unwrap(), &request).await;
+    let mut asked: Vec<String> = server.asked.lock().await.iter().map(|(_, q, _)| q.clone()).collect();
     asked.sort();
     assert_eq!(asked.len(), 3, "{asked:?}");
     assert!(
@@ -172,10 +181,10 @@ async fn what_does_not_carry_the_gateways_labels_is_nobodys_evidence() {
     let mut request = request(&server.url, "x_total", "x_errors_total");
     let gateway = request.source.gateway.as_mut().unwrap();
     gateway.match_labels.insert("job".into(), "gw".into());
-    let seen = PrometheusClient::new().unwrap().read(&request, now()).await.gateway.unwrap();
+    let seen = live(PrometheusClient::new().unwrap(), &request).await.gateway.unwrap();
     assert_eq!((seen.total.unwrap().len(), seen.errors.unwrap().len()), (1, 0));
     let asked = server.asked.lock().await;
-    assert!(asked.iter().any(|(_, query)| query.contains(r#",job="gw"}["#)), "{asked:?}");
+    assert!(asked.iter().any(|(_, query, _)| query.contains(r#",job="gw"}["#)), "{asked:?}");
 }
 
 #[tokio::test]
@@ -184,8 +193,8 @@ async fn errors_of_another_metric_are_asked_after_the_total() {
     let mut request = request(&server.url, "x_total", "x_errors_total");
     request.source.gateway = None;
     request.watermark = Some(Timestamp::from_millisecond(NOW_MS - 20_000).unwrap());
-    PrometheusClient::new().unwrap().read(&request, now()).await;
-    let asked: Vec<String> = server.asked.lock().await.iter().map(|(_, q)| q.clone()).collect();
+    live(PrometheusClient::new().unwrap(), &request).await;
+    let asked: Vec<String> = server.asked.lock().await.iter().map(|(_, q, _)| q.clone()).collect();
     let place = |name: &str| asked.iter().position(|q| q.starts_with(name)).unwrap();
     assert!(place("x_errors_total") > place("x_total"), "{asked:?}");
     assert!(asked.iter().all(|q| q.ends_with("[54000ms]")), "{asked:?}");
@@ -203,7 +212,7 @@ async fn a_server_that_fails_is_a_line_in_the_batch() {
     for (told, answer) in table {
         let server = server(move |_, _| answer()).await;
         let client = PrometheusClient::new().unwrap().bounded(Duration::from_millis(200), 10_000);
-        let batch = client.read(&request(&server.url, "x_total", r#"x_total{code="500"}"#), now()).await;
+        let batch = live(client, &request(&server.url, "x_total", r#"x_total{code="500"}"#)).await;
         for reading in
             [&batch.objectives[0].total, &batch.objectives[0].errors, &batch.up, &batch.gateway.unwrap().total]
         {
@@ -211,7 +220,7 @@ async fn a_server_that_fails_is_a_line_in_the_batch() {
         }
     }
     let nobody = request("http://127.0.0.1:1", "x_total", "x_total");
-    let batch = PrometheusClient::new().unwrap().read(&nobody, now()).await;
+    let batch = live(PrometheusClient::new().unwrap(), &nobody).await;
     assert!(batch.up.unwrap_err().contains("cannot reach"));
 }
 
@@ -223,8 +232,8 @@ async fn history_that_is_too_much_is_asked_for_again_shorter() {
     .await;
     let mut request = request(&server.url, "x_total", r#"x_total{code="500"}"#);
     request.history_until = Some(now());
-    let batch = PrometheusClient::new().unwrap().read(&request, now()).await;
-    assert_eq!(batch.history.unwrap()[0].total.as_ref().unwrap().len(), 1);
+    let past = PrometheusClient::new().unwrap().past(&request).await;
+    assert_eq!(past[0].total.as_ref().unwrap().len(), 1);
 }
 
 #[tokio::test]
@@ -242,8 +251,9 @@ async fn preflight_names_what_cannot_be_right() {
     })
     .await;
     let client = PrometheusClient::new().unwrap();
-    let lines =
-        async |total: &str, errors: &str| client.preflight(&request(&server.url, total, errors), now()).await.unwrap();
+    let lines = async |total: &str, errors: &str| {
+        client.preflight(&request(&server.url, total, errors), &At::default()).await.unwrap()
+    };
     assert!(lines("x_total", r#"x_total{code="500"}"#).await.is_empty());
     let table = [
         (
@@ -285,14 +295,6 @@ fn gateway_saw(canary_fails: bool) -> Option<(u16, String)> {
     Some((200, body.to_string()))
 }
 
-struct At(Timestamp);
-
-impl crate::clock::Clock for At {
-    fn now(&self) -> Timestamp {
-        self.0
-    }
-}
-
 /// The judge's first answer in mid-canary, and how long it took.
 async fn judged(client: PrometheusClient, request: ReadRequest) -> (crate::spoke::evidence::Answer, Duration) {
     use crate::spoke::evidence::{Question, judge};
@@ -305,7 +307,7 @@ async fn judged(client: PrometheusClient, request: ReadRequest) -> (crate::spoke
     let config = JudgeConfig::new(&strategy, &request.objectives, 1.0, interval, gateway);
     let (_asks, asked) = tokio::sync::watch::channel(Some(Question { config, scene, request }));
     let (answers, mut answered) = tokio::sync::watch::channel(None);
-    let judging = judge(Arc::new(client), Arc::new(At(now())), asked, answers, Default::default());
+    let judging = judge(Arc::new(client), Arc::new(At::default()), asked, answers, Default::default());
     let began = tokio::time::Instant::now();
     tokio::select! {
         () = judging => unreachable!("it asks as long as somebody listens"),
@@ -343,39 +345,120 @@ async fn what_hangs_is_no_evidence_against_a_canary_that_the_gateway_finds_good(
 }
 
 #[tokio::test]
-async fn a_reading_that_waits_for_room_is_read_in_its_turn_and_not_late() {
-    let sizes = room::Sizes { at_once: 8, small: 1000, large_at_once: 1, large: 1 << 20 };
-    let deadline = Duration::from_millis(400);
-    // The rest comes after the room is there, and long after a deadline that did not know of the wait.
-    let server = halting(deadline * 13 / 4, |_, _| {
-        let labels = format!("pod=c-1,instance=i,job={}", "j".repeat(5_000));
-        matrix(&[(&labels, 1.0)])
+async fn a_past_that_hangs_delays_no_live_evidence() {
+    use tidegate_pipelines::judge::Decision;
+    let server = server(|_, query| {
+        let of_the_past = query.ends_with("[3600000ms]") || query.ends_with("[600000ms]");
+        if of_the_past { None } else { gateway_saw(true) }
     })
     .await;
-    let client = PrometheusClient::new().unwrap().bounded(deadline, 1 << 20).with_rooms(sizes);
-    let request = request(&server.url, "x_total", r#"x_total{code="500"}"#);
-    let held = client.evaluation().await;
-    held.take(2000).await.unwrap();
-    let (first, second, ()) = tokio::join!(client.read(&request, now()), client.read(&request, now()), async {
-        tokio::time::sleep(deadline * 3).await;
+    let mut request = request(&server.url, "x_total", r#"x_total{code="500"}"#);
+    request.history_until = Some(now());
+    let deadline = Duration::from_secs(10);
+    let (answer, took) = judged(PrometheusClient::new().unwrap().bounded(deadline, 1 << 20), request).await;
+    assert!(matches!(answer.assessment.decision, Decision::RollBack { .. }), "{:?}", answer.assessment);
+    assert!(took < deadline / 2, "{took:?}");
+}
+
+fn sizes(at_once: usize) -> Sizes {
+    Sizes { at_once, small: 1000, large_at_once: 1, large: 12_000, past_at_once: 1 }
+}
+
+/// One series, of some 5 kB.
+fn long() -> Option<(u16, String)> {
+    matrix(&[(&format!("pod=c-1,instance=i,job={}", "j".repeat(5_000)), 1.0)])
+}
+
+#[tokio::test]
+async fn a_reading_that_waits_for_room_is_read_in_its_turn_and_not_late() {
+    for (room, large) in [(Room::Small, false), (Room::Large, true)] {
+        let server = server(|_, _| matrix(&[("pod=c-1,instance=i,job=j", 1.0)])).await;
+        let client = PrometheusClient::new().unwrap().with_rooms(sizes(1));
+        let mut request = request(&server.url, "x_total", r#"x_total{code="500"}"#);
+        request.large = large;
+        let clock = At::default();
+        let held = client.turn(room).await.unwrap();
+        let mut waits = client.read(&request, &clock);
+        assert!(waits.as_mut().now_or_never().is_none());
+        clock.0.store(5_000, Ordering::Relaxed);
         drop(held);
-    });
-    for batch in [first, second] {
-        assert_eq!(batch.objectives[0].total.as_ref().map(Vec::len), Ok(1));
-        assert_eq!(batch.up.as_ref().map(Vec::len), Ok(1));
+        let taken = waits.await;
+        assert_eq!(taken.batch.objectives[0].total.as_ref().map(Vec::len), Ok(1));
+        assert_eq!(taken.at.as_millisecond(), NOW_MS + 5_000, "{room:?}");
+        let asked = server.asked.lock().await;
+        assert!(asked.len() == 3 && asked.iter().all(|(_, _, time)| time == "1700000005.000"), "{asked:?}");
     }
 }
 
 #[tokio::test]
-async fn one_evaluation_holds_no_more_than_its_room() {
-    let sizes = room::Sizes { at_once: 8, small: 1000, large_at_once: 1, large: 12_000 };
-    let server = server(|_, _| {
-        let labels = format!("pod=c-1,instance=i,job={}", "j".repeat(5_000));
-        matrix(&[(&labels, 1.0)])
+async fn who_waits_for_a_large_room_keeps_nobody_from_reading() {
+    let server = server(|_, query| if query.contains("other") { matrix(&[("pod=c-1", 1.0)]) } else { long() }).await;
+    let client = PrometheusClient::new().unwrap().with_rooms(sizes(1));
+    let mut large = request(&server.url, "x_total", r#"x_total{code="500"}"#);
+    large.source.gateway = None;
+    let small = ReadRequest { namespace: "other".into(), ..large.clone() };
+    let clock = At::default();
+    let held = client.turn(Room::Large).await.unwrap();
+    let mut first = client.read(&large, &clock);
+    assert!(first.as_mut().now_or_never().is_none(), "it has the only small place");
+    let second = tokio::select! {
+        biased;
+        taken = &mut first => unreachable!("there is no room: {taken:?}"),
+        taken = client.read(&small, &clock) => taken,
+    };
+    assert_eq!(second.batch.up.as_ref().map(Vec::len), Ok(1));
+    assert!(!second.large);
+    clock.0.store(7_000, Ordering::Relaxed);
+    drop(held);
+    let first = first.await;
+    assert_eq!((first.batch.up.as_ref().map(Vec::len), first.large), (Ok(1), true));
+    assert_eq!(first.at.as_millisecond(), NOW_MS + 7_000, "what came while it waited is read too");
+}
+
+#[tokio::test]
+async fn a_turn_that_does_not_come_is_told_and_is_no_evidence() {
+    let server = server(|_, _| matrix(&[])).await;
+    let client = PrometheusClient::new().unwrap().bounded(Duration::from_millis(20), 10_000).with_rooms(sizes(1));
+    let request = request(&server.url, "x_total", r#"x_total{code="500"}"#);
+    let all = [Room::Small, Room::Large, Room::Past];
+    let _held = futures::future::join_all(all.map(|room| client.turn(room))).await;
+    let told = "no turn to read within 20 ms";
+    for large in [false, true] {
+        let request = ReadRequest { large, ..request.clone() };
+        let batch = client.read(&request, &At::default()).await.batch;
+        let gateway = batch.gateway.unwrap();
+        for reading in [&batch.objectives[0].total, &batch.objectives[0].errors, &batch.up, &gateway.total] {
+            assert!(reading.as_ref().unwrap_err().contains(told), "{reading:?}");
+        }
+    }
+    assert!(client.preflight(&request, &At::default()).await.unwrap_err().to_string().contains(told));
+    let past = client.past(&ReadRequest { history_until: Some(now()), ..request }).await;
+    assert!(past[0].total.as_ref().unwrap_err().contains("within 200 ms"), "it may wait longer: {past:?}");
+    assert!(server.asked.lock().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_past_that_is_too_much_takes_no_room_from_live_evidence() {
+    let server = server(|_, query| {
+        let of_the_past = query.ends_with("[3600000ms]") || query.ends_with("[600000ms]");
+        if of_the_past { matrix(&[(&format!("pod={}", "p".repeat(20_000)), 1.0)]) } else { long() }
     })
     .await;
-    let client = PrometheusClient::new().unwrap().with_rooms(sizes);
-    let batch = client.read(&request(&server.url, "x_total", r#"x_total{code="500"}"#), now()).await;
+    let client = PrometheusClient::new().unwrap().with_rooms(sizes(1));
+    let mut request = request(&server.url, "x_total", r#"x_total{code="500"}"#);
+    (request.source.gateway, request.history_until) = (None, Some(now()));
+    let clock = At::default();
+    let (past, taken) = tokio::join!(client.past(&request), client.read(&request, &clock));
+    assert!(past[0].total.as_ref().unwrap_err().contains("larger than 12000 bytes"), "{past:?}");
+    let batch = taken.batch;
+    assert_eq!((batch.objectives[0].total.as_ref().map(Vec::len), batch.up.as_ref().map(Vec::len)), (Ok(1), Ok(1)));
+}
+
+#[tokio::test]
+async fn one_evaluation_holds_no_more_than_its_room() {
+    let server = server(|_, _| long()).await;
+    let client = PrometheusClient::new().unwrap().with_rooms(sizes(8));
+    let batch = live(client, &request(&server.url, "x_total", r#"x_total{code="500"}"#)).await;
     let gateway = batch.gateway.unwrap();
     let readings = [&batch.objectives[0].total, &batch.up, &gateway.total];
     let refused: Vec<&String> = readings.iter().filter_map(|reading| reading.as_ref().err()).collect();

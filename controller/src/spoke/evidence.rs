@@ -11,8 +11,9 @@ use tidegate_pipelines::judge::{
 use tidegate_pipelines::rollout::{JudgeSays, JudgeView, Share};
 use tokio::sync::watch;
 
-use crate::clock::SharedClock;
-use crate::metrics::{MetricsPort, ReadRequest};
+use super::past::Past;
+use crate::clock::{Clock, SharedClock};
+use crate::metrics::{MetricsPort, ReadRequest, Taken};
 
 /// Prometheus hands targets that it discovered to its scrapers once in five seconds.
 const DISCOVERY: Duration = Duration::from_secs(5);
@@ -80,39 +81,36 @@ pub async fn judge(
 ) {
     let mut state = state;
     let mut sight = state.watermark().unwrap_or_else(|| clock.now());
+    let mut past = Past::new(port.clone(), &state);
+    let mut large = false;
+    let now = || clock.now();
     loop {
         let question = questions.borrow_and_update().clone();
         let Some(question) = question else {
+            past.stop();
             if questions.changed().await.is_err() {
                 return;
             }
             continue;
         };
-        let now = clock.now();
-        let before = question.scene.watch == Watch::Before;
-        let wrong = match before {
-            true => port.preflight(&question.request, now).await.unwrap_or_else(|error| vec![error.to_string()]),
-            // Traffic moves already: nobody waits for what cannot be mended any more.
-            false => vec![],
-        };
-        let mut request = question.request.clone();
-        request.watermark = state.watermark();
-        if state.phi.is_some() {
-            request.history_until = None;
+        past.begin(&question, now());
+        if question.scene.watch == Watch::Before && past.is_new() {
+            // Nothing is at stake yet, and the first evidence shall know how far errors scatter. Later live evidence
+            // waits for no past.
+            past.ended(now).await;
+            continue;
         }
-        let mut batch = port.read(&request, now).await;
-        for error in wrong {
-            if !batch.config_errors.contains(&error) {
-                batch.config_errors.push(error);
-            }
-        }
-        let now = clock.now();
-        let (next, assessment) = assess(&question.config, &state, &question.scene, &batch, now);
+        let request = ReadRequest { watermark: state.watermark(), large, ..question.request.clone() };
+        let taken = past.beside(take(&*port, &request, question.scene.watch, &*clock), now).await;
+        let Taken { batch, at, large: was_large } = taken;
+        large = was_large;
+        past.remember(&mut state);
+        let (next, assessment) = assess(&question.config, &state, &question.scene, &batch, at);
         state = next;
         if let Some(seen) = assessment.sight.both_arms() {
             sight = sight.max(seen);
         }
-        let pause = pause(assessment.next_read_at, now, &question.config);
+        let pause = pause(assessment.next_read_at, now(), &question.config);
         let share = share(&batch, &question);
         // Not kept over the pause: with many rollouts that is most of the memory.
         drop(batch);
@@ -121,11 +119,27 @@ pub async fn judge(
             return;
         }
         // A new question (the step moved, pods came) is asked at the next sample: nothing new is known before.
-        tokio::time::sleep(pause).await;
+        past.beside(tokio::time::sleep(pause), now).await;
         if questions.has_changed().is_err() {
             return;
         }
     }
+}
+
+/// The live evidence; before any traffic moves, also whether its questions can be right.
+async fn take(port: &dyn MetricsPort, request: &ReadRequest, watch: Watch, clock: &dyn Clock) -> Taken {
+    let wrong = match watch {
+        Watch::Before => port.preflight(request, clock).await.unwrap_or_else(|error| vec![error.to_string()]),
+        // Traffic moves already: nobody waits for what cannot be mended any more.
+        _ => vec![],
+    };
+    let mut taken = port.read(request, clock).await;
+    for error in wrong {
+        if !taken.batch.config_errors.contains(&error) {
+            taken.batch.config_errors.push(error);
+        }
+    }
+    taken
 }
 
 /// Until the next sample can be there: never a busy loop, never longer than an interval and a bit.

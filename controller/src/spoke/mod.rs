@@ -11,6 +11,7 @@ pub mod httproute;
 pub mod last_words;
 mod lower;
 pub mod observe;
+mod past;
 pub mod plan;
 pub mod pods;
 pub mod quarantine;

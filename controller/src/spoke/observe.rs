@@ -289,6 +289,7 @@ fn question(
             canary_service: names::canary_name(&spec.service),
             service_port: port,
             watermark: None,
+            large: false,
             history_until: status.started_at.as_ref().map(|t| t.0),
         },
         scene,

@@ -1,15 +1,13 @@
 //! One evaluation: state and samples in, new state and a decision with its reasons out.
 //! Never decides from missing data: no evidence is neither a failure nor a pass.
 
-use std::collections::BTreeSet;
-
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::config::{Batch, JudgeConfig, Scene, Watch};
 use super::state::JudgeState;
 use super::witness::{self, Heard, Members, Moment};
-use super::{dispersion, eprocess, expected, guards};
+use super::{eprocess, guards};
 use crate::api::BreachKind;
 
 /// Fewer canary errors than this never roll back, whatever the ratio.
@@ -135,7 +133,8 @@ fn short(value: f64) -> String {
     }
 }
 
-/// Takes the samples after the state's watermarks into the evidence and decides.
+/// Takes the samples after the state's watermarks into the evidence and decides. `now`: up to when the batch was asked
+/// for; what was spent on reading it is no time in which samples failed to come.
 pub fn assess(
     config: &JudgeConfig,
     state: &JudgeState,
@@ -144,7 +143,6 @@ pub fn assess(
     now: Timestamp,
 ) -> (JudgeState, Assessment) {
     let mut state = state.clone();
-    measure_past(config, &mut state, scene, batch);
     let moment = Moment::of(config, &state, scene, now);
     enter(&mut state, scene, &moment);
     let members = Members::new(config, scene);
@@ -177,16 +175,6 @@ pub fn assess(
 
 fn at(ms: i64) -> Option<Timestamp> {
     Timestamp::from_millisecond(ms).ok()
-}
-
-fn measure_past(config: &JudgeConfig, state: &mut JudgeState, scene: &Scene, batch: &Batch) {
-    if let (None, Some(history)) = (state.phi, &batch.history) {
-        let pods: BTreeSet<String> = scene.arms.stable.iter().map(|p| p.name.clone()).collect();
-        let found = dispersion::measure(history, &pods);
-        state.phi = Some(super::state::rounded(found.phi));
-        state.phi_note = Some(found.note.chars().take(256).collect());
-        state.expected = Some(expected::told(&found.paces, config, found.phi).chars().take(256).collect());
-    }
 }
 
 /// What starts anew: the evidence for going on at each step, everything when baking begins.

@@ -142,8 +142,6 @@ pub struct Batch {
     pub up: Reading,
     /// Total and 5xx of the gateway, where the environment has them.
     pub gateway: Option<ObjectiveSamples>,
-    /// The stable pods' past before the rollout, per objective; read once, while the state holds no phi.
-    pub history: Option<Vec<ObjectiveSamples>>,
     /// Objectives whose selectors cannot match: one line each.
     pub config_errors: Vec<String>,
 }

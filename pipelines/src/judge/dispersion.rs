@@ -8,7 +8,8 @@ use super::samples::{Arm, Member, Tape};
 
 /// Used, at least, while less than this much history is there.
 const ENOUGH_HISTORY_MS: i64 = 30 * 60_000;
-const WITHOUT_HISTORY: f64 = 1.5;
+/// The careful default, which stands where nothing was measured.
+pub const WITHOUT_HISTORY: f64 = 1.5;
 /// Pods are compared inside blocks, so that drift that they share cancels; bursts show at one of these lengths.
 const BLOCKS_MS: [i64; 4] = [5_000, 30_000, 60_000, 300_000];
 /// Fewer blocks than this say nothing.
@@ -25,6 +26,8 @@ pub struct Dispersion {
     pub note: String,
     /// What the pods counted together, one per objective that could be read.
     pub paces: Vec<Pace>,
+    /// Why some of it, or all, could not be read.
+    pub unread: Option<String>,
 }
 
 /// Traffic before the rollout.
@@ -40,7 +43,7 @@ pub fn measure(history: &[ObjectiveSamples], pods: &BTreeSet<String>) -> Dispers
     let mut worst: f64 = 1.0;
     let mut length = 0;
     let mut compared = 0;
-    let mut problem = None;
+    let mut unread = None;
     let mut paces = vec![];
     for objective in history {
         match (&objective.total, &objective.errors) {
@@ -58,13 +61,13 @@ pub fn measure(history: &[ObjectiveSamples], pods: &BTreeSet<String>) -> Dispers
                     worst = worst.max(excess);
                 }
             }
-            (Err(why), _) | (_, Err(why)) => problem = Some(why.clone()),
+            (Err(why), _) | (_, Err(why)) => unread = Some(why.clone()),
         }
     }
     let measured = 1.0 + CAUTION * (worst - 1.0);
     let minutes = length as f64 / 60_000.0;
     let mut lacks = None;
-    if let Some(why) = problem {
+    if let Some(why) = &unread {
         lacks = Some(format!("the past could not be read ({why})"));
     } else if compared < 2 {
         lacks = Some("fewer than 2 stable pods to compare".to_owned());
@@ -78,12 +81,14 @@ pub fn measure(history: &[ObjectiveSamples], pods: &BTreeSet<String>) -> Dispers
                 phi,
                 note: format!("phi {phi:.2}: {lacks}; measured {measured:.2}, at least {WITHOUT_HISTORY} is used"),
                 paces,
+                unread,
             }
         }
         None => Dispersion {
             phi: measured,
             note: format!("phi {measured:.2}: measured between {compared} stable pods over {minutes:.0} min"),
             paces,
+            unread,
         },
     }
 }

@@ -11,6 +11,7 @@ pub mod dispersion;
 pub mod eprocess;
 pub mod expected;
 mod guards;
+mod look_back;
 mod samples;
 pub mod selector;
 pub mod state;
@@ -18,4 +19,5 @@ mod witness;
 
 pub use assess::{Assessment, Decision, Evidence, Sight, WitnessSight, assess};
 pub use config::{Arms, Batch, JudgeConfig, ObjectiveSamples, Pod, RawSeries, Reading, Scene, Watch, alpha_shares};
+pub use look_back::{LookBack, look_back};
 pub use state::{JudgeState, ProcessState};

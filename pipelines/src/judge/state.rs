@@ -6,6 +6,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::dispersion::WITHOUT_HISTORY;
+
 /// Stands for the logarithm of zero: JSON has no infinities.
 pub const LOG_ZERO: f64 = -1.0e9;
 
@@ -47,9 +49,9 @@ impl JudgeState {
         self.watermark.as_ref().map(|t| t.0)
     }
 
-    /// The over-dispersion in force: without a measurement more than none is assumed.
+    /// The over-dispersion in force: without a measurement, or with one that cannot be, more than none is assumed.
     pub fn phi(&self) -> f64 {
-        self.phi.filter(|phi| phi.is_finite()).unwrap_or(1.5).max(1.0)
+        self.phi.filter(|phi| phi.is_finite() && *phi >= 1.0).unwrap_or(WITHOUT_HISTORY)
     }
 
     pub fn process(&self, name: &str) -> Option<&ProcessState> {

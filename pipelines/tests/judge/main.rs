@@ -177,7 +177,6 @@ fn without_samples_nothing_is_decided_and_sight_ends() {
         }],
         up: Err("metrics: HTTP 503".into()),
         gateway: None,
-        history: None,
         config_errors: vec![],
     };
     let (after, told) = assess(&sim.config, &state, &sim.scene(), &batch, at(START + 30_000));

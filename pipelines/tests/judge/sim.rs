@@ -249,7 +249,6 @@ impl Sim {
             objectives: vec![ObjectiveSamples { total: Ok(all(|t| &t.total)), errors: Ok(all(|t| &t.bad)) }],
             up: Ok(all(|t| &t.up)),
             gateway,
-            history: None,
             config_errors: vec![],
         }
     }
