@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tidegate_pipelines::api::names;
 use tidegate_pipelines::rollout::{LoweredMark, Odd, RouteDecision, RouteView, RuleView, RuleWeights};
 
-use super::users_weights::UsersWeights;
+use super::users_weights::{UsersWeights, key};
 
 /// A route with everything that is in it; only the metadata are typed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -75,6 +75,8 @@ impl RouteError {
 #[derive(Clone, Debug, PartialEq)]
 struct Place {
     rule: usize,
+    /// None: another rule has the same one, so that nothing is remembered of either.
+    key: Option<String>,
     stable: Option<usize>,
     canaries: Vec<usize>,
     stable_ref: Value,
@@ -92,6 +94,8 @@ pub struct Route {
     has_annotations: bool,
     /// What is remembered of the user's weights; none: the annotation is not there.
     users: Option<UsersWeights>,
+    /// The annotation is there, readable or not.
+    lowered_at: bool,
     /// Port that the route's stable ref names, where it names one.
     pub port: Option<u16>,
 }
@@ -104,12 +108,11 @@ fn is_service(backend: &Value, name: &str, namespace: &str) -> bool {
         && text("namespace").is_none_or(|n| n == namespace)
 }
 
-/// Stable's weight where all requests are its own and nobody shares the rule ([`RuleView::total`]).
-const OURS: u32 = 100;
-
 /// Gateway API: an absent weight is 1.
+const UNSAID: u32 = 1;
+
 fn weight_of(backend: &Value) -> u32 {
-    backend.get("weight").and_then(Value::as_u64).and_then(|w| u32::try_from(w).ok()).unwrap_or(1)
+    backend.get("weight").and_then(Value::as_u64).and_then(|w| u32::try_from(w).ok()).unwrap_or(UNSAID)
 }
 
 /// The newest generation for which some parent said both `Accepted` and `ResolvedRefs`.
@@ -140,8 +143,12 @@ impl Route {
     pub fn read(route: &HttpRoute, stable: &str, canary: &str) -> Self {
         let namespace = route.metadata.namespace.as_deref().unwrap_or_default();
         let (mut places, mut rules) = (Vec::new(), Vec::new());
-        let all = route.data.pointer("/spec/rules").and_then(Value::as_array);
-        for (index, rule) in all.into_iter().flatten().enumerate() {
+        let all = route.data.pointer("/spec/rules").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        let annotations = route.metadata.annotations.as_ref();
+        let annotation = |key: &str| annotations.and_then(|a| a.get(key)).map(String::as_str);
+        let users = annotation(names::ROUTE_USERS_WEIGHTS).map(UsersWeights::parse);
+        let keys: Vec<String> = all.iter().map(key).collect();
+        for (index, rule) in all.iter().enumerate() {
             let refs = rule.get("backendRefs").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
             let found = |name: &str| -> Vec<usize> {
                 refs.iter().enumerate().filter(|(_, b)| is_service(b, name, namespace)).map(|(i, _)| i).collect()
@@ -158,6 +165,8 @@ impl Route {
                 Some(_) => None,
             };
             let others = refs.len() > at_stable.len() + canaries.len();
+            let key = Some(&keys[index]).filter(|key| keys.iter().filter(|other| other == key).count() == 1);
+            let own = users.as_ref().zip(key).and_then(|(users, key)| users.0.get(key));
             // Without weight it sends nothing to the canary, and without stable it is no rule of ours.
             if place.is_some() || canary_sum > 0 {
                 rules.push(RuleView {
@@ -167,14 +176,16 @@ impl Route {
                     canary_weight: (!canaries.is_empty()).then_some(canary_sum),
                     foreign: others,
                     odd,
+                    users_weight: own.map(|own| own.unwrap_or(UNSAID)),
                 });
             }
             let stable_ref = place.map_or(Value::Null, |p| refs[p].clone());
-            places.push(Place { rule: index, stable: place, canaries, stable_ref, others });
+            places.push(Place { rule: index, key: key.cloned(), stable: place, canaries, stable_ref, others });
         }
         let port = places.iter().find_map(|p| p.stable_ref.get("port")).and_then(Value::as_u64);
-        let annotations = route.metadata.annotations.as_ref();
-        let annotation = |key: &str| annotations.and_then(|a| a.get(key)).map(String::as_str);
+        let stands = |rule: &&String| places.iter().any(|p| p.key.as_ref() == Some(*rule));
+        let lost_weights = users.iter().flat_map(|users| users.0.keys()).filter(|rule| !stands(rule)).count();
+        let lowered_at = annotation(names::ROUTE_LOWERED_AT);
         let view = RouteView {
             uid: route.metadata.uid.clone().unwrap_or_default(),
             resource_version: route.metadata.resource_version.clone().unwrap_or_default(),
@@ -184,7 +195,8 @@ impl Route {
             rollout: annotation(names::ROUTE_ROLLOUT).map(str::to_owned),
             decision: annotation(names::ROUTE_DECISION).and_then(RouteDecision::parse),
             promoting: annotation(names::ROUTE_PHASE) == Some("promoting"),
-            lowered: annotation(names::ROUTE_LOWERED).and_then(LoweredMark::parse),
+            lowered: annotation(names::ROUTE_LOWERED).and_then(|mark| LoweredMark::read(mark, lowered_at)),
+            lost_weights,
         };
         Route {
             view,
@@ -192,7 +204,8 @@ impl Route {
             stable: stable.to_owned(),
             canary: canary.to_owned(),
             has_annotations: annotations.is_some_and(|a| !a.is_empty()),
-            users: annotation(names::ROUTE_USERS_WEIGHTS).map(UsersWeights::parse),
+            users,
+            lowered_at: lowered_at.is_some(),
             port: port.and_then(|p| u16::try_from(p).ok()),
         }
     }
@@ -246,6 +259,7 @@ impl Route {
         ];
         self.weigh(rules, &mut ops)?;
         ops.push(add(&annotation_path(names::ROUTE_LOWERED), json!(mark.to_string())));
+        ops.extend(mark.timed().map(|timed| add(&annotation_path(names::ROUTE_LOWERED_AT), json!(timed))));
         Ok(Patch(ops))
     }
 
@@ -270,6 +284,7 @@ impl Route {
             (names::ROUTE_DECISION, self.view.decision.is_some()),
             (names::ROUTE_PHASE, self.view.promoting),
             (names::ROUTE_LOWERED, self.view.lowered.is_some()),
+            (names::ROUTE_LOWERED_AT, self.lowered_at),
             (names::ROUTE_USERS_WEIGHTS, self.users.is_some()),
         ] {
             if present {
@@ -281,12 +296,12 @@ impl Route {
 
     /// The rules in which stable stands alone with a canary without weight, with stable's place and weight there: the
     /// only ones in which its weight can be changed without moving a request.
-    fn unshared(&self) -> impl Iterator<Item = (usize, usize, Option<u32>)> {
+    fn unshared(&self) -> impl Iterator<Item = (&Place, usize, Option<u32>)> {
         let idle = |rule: &&RuleView| !rule.foreign && rule.odd.is_none() && rule.canary_weight.unwrap_or(0) == 0;
         self.view.rules.iter().filter(idle).filter_map(|rule| {
             let place = self.places.iter().find(|p| p.rule == rule.rule)?;
             let stable = place.stable?;
-            Some((rule.rule, stable, place.stable_ref.get("weight").map(|_| weight_of(&place.stable_ref))))
+            Some((place, stable, place.stable_ref.get("weight").map(|_| weight_of(&place.stable_ref))))
         })
     }
 
@@ -295,8 +310,10 @@ impl Route {
     /// since it would cut everything off.
     fn remember(&self, ops: &mut Vec<PatchOperation>) {
         let mut users = self.users.clone().unwrap_or_default();
-        for (rule, _, weight) in self.unshared().filter(|(.., weight)| !matches!(weight, Some(0 | OURS))) {
-            users.0.entry(rule).or_insert(weight);
+        for (place, _, weight) in self.unshared().filter(|(.., weight)| !matches!(weight, Some(0 | RuleView::OURS))) {
+            if let Some(key) = &place.key {
+                users.0.entry(key.clone()).or_insert(weight);
+            }
         }
         if !users.is_empty() && self.users.as_ref() != Some(&users) {
             ops.push(add(&annotation_path(names::ROUTE_USERS_WEIGHTS), json!(users.to_string())));
@@ -306,9 +323,10 @@ impl Route {
     /// Where stable still has the weight that we wrote and nothing else shares the rule.
     fn give_back(&self, ops: &mut Vec<PatchOperation>) {
         let Some(users) = &self.users else { return };
-        for (rule, stable, _) in self.unshared().filter(|(.., weight)| *weight == Some(OURS)) {
-            let Some(weight) = users.0.get(&rule).filter(|weight| **weight != Some(0)) else { continue };
-            let stable = format!("/spec/rules/{rule}/backendRefs/{stable}");
+        for (place, stable, _) in self.unshared().filter(|(.., weight)| *weight == Some(RuleView::OURS)) {
+            let own = place.key.as_ref().and_then(|key| users.0.get(key));
+            let Some(weight) = own.filter(|weight| **weight != Some(0)) else { continue };
+            let stable = format!("/spec/rules/{}/backendRefs/{stable}", place.rule);
             ops.push(test(&format!("{stable}/name"), json!(self.stable)));
             ops.push(match weight {
                 Some(weight) => replace(&format!("{stable}/weight"), json!(weight)),
@@ -330,6 +348,9 @@ impl Route {
         ops.push(add(&annotation_path(names::ROUTE_DECISION), json!(decision.to_string())));
         if self.view.lowered.is_some() {
             ops.push(remove(&annotation_path(names::ROUTE_LOWERED)));
+        }
+        if self.lowered_at {
+            ops.push(remove(&annotation_path(names::ROUTE_LOWERED_AT)));
         }
         self.remember(ops);
     }

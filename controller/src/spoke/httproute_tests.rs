@@ -133,7 +133,9 @@ fn lowering_needs_no_resource_version_but_the_same_rollout() {
     let patch = read(&raised).lower_to_zero(&mark("u-1", "Judge"), &at(&raised, 0)).unwrap();
     let mut moved_on = raised.clone();
     moved_on.metadata.resource_version = Some("99".into());
-    let after = read(&apply(&moved_on, &patch).unwrap()).view;
+    let lowered = apply(&moved_on, &patch).unwrap();
+    assert_eq!(lowered.metadata.annotations.as_ref().unwrap()[names::ROUTE_LOWERED], "u-1/Judge", "for older readers");
+    let after = read(&lowered).view;
     assert!(after.stands_at(0));
     assert_eq!(after.decision, Some(decision()), "the recorded epoch is left alone");
     assert_eq!(after.lowered, Some(mark("u-1", "Judge")));
@@ -158,7 +160,9 @@ fn a_later_raise_takes_the_mark_of_an_old_lowering_away() {
     let raised = raise(&adopt(&plain()), 50);
     let patch = read(&raised).lower_to_zero(&mark("u-1", "Blind"), &at(&raised, 0)).unwrap();
     let lowered = apply(&raised, &patch).unwrap();
-    assert_eq!(read(&raise(&lowered, 5)).view.lowered, None);
+    let again = raise(&lowered, 5);
+    assert_eq!(read(&again).view.lowered, None);
+    assert!(!again.metadata.annotations.unwrap().contains_key(names::ROUTE_LOWERED_AT));
 }
 
 #[test]
@@ -303,10 +307,76 @@ fn a_users_weight_is_given_back_only_where_it_moves_no_request() {
     let zero = raise(&raise(&adopt(&off), 50), 0);
     let mut forged = zero.clone();
     let annotations = forged.metadata.annotations.as_mut().unwrap();
-    annotations.insert(names::ROUTE_USERS_WEIGHTS.into(), "1=0".into());
+    let rule = key(&off.data["spec"]["rules"][1]);
+    annotations.insert(names::ROUTE_USERS_WEIGHTS.into(), format!("{rule}=0"));
     for route in [zero, forged] {
         let after = apply(&route, &read(&route).clear("7", false)).unwrap();
         assert_eq!(after.data["spec"]["rules"][1]["backendRefs"][0]["weight"], 100);
         assert!(!after.metadata.annotations.unwrap().contains_key(names::ROUTE_USERS_WEIGHTS));
     }
+}
+
+/// A rule for a path, with a name or without, in which stable has this weight.
+fn rule(name: Option<&str>, path: &str, weight: u32) -> Value {
+    let mut rule = json!({
+        "matches": [{"path": {"type": "PathPrefix", "value": path}}],
+        "backendRefs": [{"name": "portal", "port": 80, "weight": weight}]
+    });
+    if let Some(name) = name {
+        rule["name"] = json!(name);
+    }
+    rule
+}
+
+fn stable_weights(route: &HttpRoute) -> Vec<i64> {
+    (0..route.data["spec"]["rules"].as_array().unwrap().len()).map(|rule| weights_in(route, rule)[0].1).collect()
+}
+
+#[test]
+fn a_users_weight_comes_back_in_its_own_rule_wherever_that_came_to_stand() {
+    type Change = fn(&mut Vec<Value>);
+    let rules = || vec![rule(Some("web"), "/", 3), rule(None, "/api", 7)];
+    let table: [(&str, Change, &[i64], usize); 6] = [
+        ("as they were", |_| {}, &[3, 7], 0),
+        ("exchanged", |rules| rules.swap(0, 1), &[7, 3], 0),
+        ("another before them", |rules| rules.insert(0, rule(None, "/new", 100)), &[100, 3, 7], 0),
+        ("other matches under a name", |rules| rules[0]["matches"] = json!([]), &[3, 7], 0),
+        ("other matches without a name", |rules| rules[1]["matches"] = json!([]), &[3, 100], 1),
+        ("another name", |rules| rules[0]["name"] = json!("site"), &[100, 7], 1),
+    ];
+    for (case, change, expected, lost) in table {
+        let raised = raise(&adopt(&route(json!(rules()), json!({}))), 50);
+        let mut moved = raised.clone();
+        change(moved.data["spec"]["rules"].as_array_mut().unwrap());
+        assert_eq!(read(&moved).view.lost_weights, lost, "{case}");
+        let zero = raise(&adopt(&moved), 0);
+        let after = apply(&zero, &read(&zero).clear("7", false)).unwrap();
+        assert_eq!(stable_weights(&after), expected, "{case}");
+        assert!(!after.metadata.annotations.unwrap().contains_key(names::ROUTE_USERS_WEIGHTS), "{case}");
+    }
+}
+
+#[test]
+fn of_rules_that_nothing_tells_apart_no_weight_is_remembered() {
+    let before = route(json!([rule(None, "/", 3), rule(None, "/", 7), rule(None, "/api", 5)]), json!({}));
+    let zero = raise(&raise(&adopt(&before), 50), 0);
+    let after = apply(&zero, &read(&zero).clear("7", false)).unwrap();
+    assert_eq!(stable_weights(&after), [100, 100, 5]);
+}
+
+#[test]
+fn a_backend_that_comes_in_mid_rollout_keeps_its_weight_and_the_view_says_what_ours_replaced() {
+    let mut raised = raise(&adopt(&plain()), 25);
+    let own = json!({"name": "own", "port": 80, "weight": 10});
+    raised.data["spec"]["rules"][1]["backendRefs"].as_array_mut().unwrap().push(own);
+    let view = read(&raised).view;
+    assert_eq!((view.rules[0].users_weight, view.rules[0].total()), (Some(1), 100));
+    let told = view.keeps_ours().unwrap();
+    assert!(told.contains("rule 1") && told.contains("was 1"), "{told}");
+    let after = raise(&raised, 50);
+    let expected = [("portal".to_owned(), 50), ("portal-canary".to_owned(), 50), ("own".to_owned(), 10)];
+    assert_eq!(weights_in(&after, 1), expected);
+    let zero = raise(&after, 0);
+    let cleared = apply(&zero, &read(&zero).clear("7", true)).unwrap();
+    assert_eq!(weights_in(&cleared, 1), [("portal".to_owned(), 100), ("own".to_owned(), 10)], "no request moves");
 }

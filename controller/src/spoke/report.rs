@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 
+use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
@@ -14,7 +15,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use serde_json::json;
-use tidegate_pipelines::api::{BreachKind, RolloutStatus};
+use tidegate_pipelines::api::{Breach, BreachKind, RolloutStatus};
 use tidegate_pipelines::rollout::Plan;
 use tokio::sync::mpsc;
 
@@ -131,11 +132,7 @@ impl Teller {
     /// Tells what this pass decided. Called once the decision is on record in the status.
     pub fn report(&self, seen: &Seen, plan: &Plan, status: &RolloutStatus, applied: &Applied) {
         self.metrics.writes.inc_by(u64::from(applied.writes));
-        if let Some(breach) = &status.breach
-            && let Some(at) = &breach.written_at
-            && seen.status.breach.as_ref().is_none_or(|b| b.written_at.is_none())
-        {
-            let took = at.0.duration_since(breach.sample_at.0);
+        if let Some((breach, took)) = lowered(&seen.status, status) {
             self.metrics.breach_to_zero.observe(took.as_secs_f64().max(0.0));
             tracing::info!(
                 rollout = %seen.rollout.metadata.name.as_deref().unwrap_or_default(),
@@ -196,11 +193,52 @@ impl Teller {
     }
 }
 
+/// A breach that this status answers by weight 0, and how long that took. The Rollback path is no such answer.
+fn lowered<'s>(before: &RolloutStatus, status: &'s RolloutStatus) -> Option<(&'s Breach, SignedDuration)> {
+    let breach = status.breach.as_ref().filter(|_| status.going_back.is_none())?;
+    let first = before.breach.as_ref().is_none_or(|known| known.written_at.is_none());
+    let at = breach.written_at.as_ref().filter(|_| first)?;
+    Some((breach, at.0.duration_since(breach.sample_at.0)))
+}
+
 fn kind(kind: BreachKind) -> &'static str {
     match kind {
         BreachKind::Judge => "Judge",
         BreachKind::Health => "Health",
         BreachKind::HardStop => "HardStop",
         BreachKind::BurnGuard => "BurnGuard",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+    use tidegate_pipelines::api::{GoingBack, RolloutPhase};
+
+    use super::*;
+
+    #[test]
+    fn only_a_breach_answered_by_weight_0_counts_as_lowered_and_only_once() {
+        let at = |ms: i64| MicroTime(jiff::Timestamp::from_millisecond(ms).unwrap());
+        let breach = |written_at: Option<MicroTime>| {
+            let (sample_at, decided_at) = (at(1_000), at(1_050));
+            Breach { kind: BreachKind::Judge, message: "E".into(), sample_at, decided_at, written_at }
+        };
+        let status =
+            |written: Option<i64>| RolloutStatus { breach: Some(breach(written.map(at))), ..RolloutStatus::default() };
+        let to = vec![];
+        let back = GoingBack { end: RolloutPhase::RolledBack, why: "E".into(), quarantine: true, to, raised_again: 0 };
+        let going_back = RolloutStatus { going_back: Some(back), ..status(Some(9_000)) };
+        let (none, decided, zero) = (RolloutStatus::default(), status(None), status(Some(1_080)));
+        for (before, after, expected, case) in [
+            (&none, &zero, Some(80), "decided and written in one pass"),
+            (&decided, &zero, Some(80), "written a pass later"),
+            (&zero, &zero, None, "counted already"),
+            (&none, &decided, None, "not written yet"),
+            (&decided, &going_back, None, "the Rollback path"),
+        ] {
+            let took = lowered(before, after).map(|(_, took)| took.as_millis());
+            assert_eq!(took, expected, "{case}");
+        }
     }
 }

@@ -42,9 +42,12 @@ pub const ROUTE_ROLLOUT: &str = "tidegate.io/rollout";
 pub const ROUTE_DECISION: &str = "tidegate.io/decision";
 /// On the route: `promoting` from before stable's template is written.
 pub const ROUTE_PHASE: &str = "tidegate.io/phase";
-/// On the route: `<rollout uid>/<reason>@<time>`, written with a lowering to 0.
+/// On the route: `<rollout uid>/<reason>`, written with a lowering to 0.
 pub const ROUTE_LOWERED: &str = "tidegate.io/lowered";
-/// On the route: `<rule>=<weight>,...`, the weights that stable had before ours; `-` for none.
+/// On the route: the same with `@<time>`, for the time alone.
+pub const ROUTE_LOWERED_AT: &str = "tidegate.io/lowered-at";
+/// On the route: `<rule>=<weight>,...`, the weights that stable had before ours; `-` for none. A rule is `@<name>`, or
+/// `#<digest of its matches>` where it has no name.
 pub const ROUTE_USERS_WEIGHTS: &str = "tidegate.io/users-weights";
 /// Kubernetes' own, on each ReplicaSet that the deployment controller makes, in its selector, and on the pods.
 pub const TEMPLATE_HASH_LABEL: &str = "pod-template-hash";

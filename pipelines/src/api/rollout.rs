@@ -295,7 +295,8 @@ pub struct Breach {
     /// Time of the newest sample used in the deciding evaluation.
     pub sample_at: MicroTime,
     pub decided_at: MicroTime,
-    /// When the API server acknowledged the route write to weight 0.
+    /// When the first write that answers the breach was there: acknowledged weight 0, or, from `Promoting` on, seen done
+    /// of the Rollback path (pods for the target, or weight 0 where stable still serves).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub written_at: Option<MicroTime>,
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::api::{DecisionEntry, ReleaseImage, RolloutStatus};
 
-use super::observed::RouteDecision;
+use super::marks::RouteDecision;
 use super::report::Reason;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -83,8 +83,8 @@ pub enum Action {
         rules: Vec<RuleWeights>,
         decision: RouteDecision,
     },
-    /// Canary weight 0, stable takes what the two shared; writes `tidegate.io/lowered: <rollout>/<reason>@<time>`,
-    /// leaves the decision alone. No resourceVersion: `test`s `tidegate.io/rollout: <uid>`, the absence of
+    /// Canary weight 0, stable takes what the two shared; writes `tidegate.io/lowered: <rollout>/<reason>` and its
+    /// time, leaves the decision alone. No resourceVersion: `test`s `tidegate.io/rollout: <uid>`, the absence of
     /// `tidegate.io/phase`, and both refs' names. Retried at once.
     LowerToZero {
         rollout: String,

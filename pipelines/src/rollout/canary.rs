@@ -239,6 +239,18 @@ fn approach(d: &mut Draft<'_>, weight: u8, target: u8, held: bool) {
     if let Some((code, why)) = judge_lacks(d) {
         return d.say(code, why);
     }
+    if let Some(route) = d.seen.route.as_ref().filter(|route| !fits(route, weight)) {
+        let shared = route.rules.iter().find(|rule| rule.foreign).map_or(0, |rule| rule.rule);
+        let why = format!(
+            "stable's weight beside another backend (rule {shared} of the route) cannot be cut to {weight} percent: raise all weights of the rule"
+        );
+        d.say("WeightTooCoarse", why);
+        return overdue(
+            d,
+            "WeightTooCoarse",
+            "the weights of a rule that another backend shares were not raised in time",
+        );
+    }
     if (target == 100 && !gate(d)) || !d.gateway_follows() {
         return;
     }

@@ -9,7 +9,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use crate::api::{DecisionEntry, RolloutPhase, RolloutStatus, Strategy};
 
 use super::action::{Action, Order, Ordered, Plan};
-use super::observed::{Observed, RouteDecision};
+use super::marks::RouteDecision;
+use super::observed::Observed;
 use super::report::{self, Reason};
 
 /// Entries of `status.history`; the schema's `maxItems`.
@@ -138,6 +139,9 @@ impl<'a> Draft<'a> {
     }
 
     pub fn finish(mut self) -> Plan {
+        if let Some(also) = self.keeps_ours() {
+            self.foreign(self.foreign.as_ref().map_or(also.clone(), |first| format!("{first}; {also}")));
+        }
         report::tell(&mut self.status, self.seen, &self.report, self.foreign.as_deref(), self.page.as_ref());
         report::keep_quiet(&mut self.status, self.seen);
         if self.status != *self.seen.status || !self.actions.is_empty() {

@@ -97,6 +97,9 @@ pub(super) fn take_down(d: &mut Draft<'_>) {
     // Weight that a person gave the canary after the bake: told by the retirement, not cut off here.
     let unused = d.seen.route.as_ref().is_none_or(|route| route.most() == 0.0);
     let retire = d.seen.retire && unused;
+    if let Some(why) = d.keeps_ours() {
+        d.decide("WeightKept", why);
+    }
     if let Some(route) = &d.seen.route
         // Our backendRef goes with the pipeline although the marks are off (the bake is over).
         && (own || retire && route.rollout.is_none())

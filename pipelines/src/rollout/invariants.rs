@@ -302,7 +302,8 @@ impl Check<'_> {
         self.seen.route.as_ref().is_some_and(|route| f64::from(percent) > route.most() + 0.5)
     }
 
-    /// Invariant 8: two weights of the rules that are ours, with foreign sums kept.
+    /// Invariants 2 and 8: no rule sends more to the canary than was decided; two weights of the rules that are ours,
+    /// with foreign sums kept.
     fn weights(&mut self, percent: u8, rules: &[RuleWeights]) {
         let Some(route) = &self.seen.route else { return };
         let same = rules.len() == route.rules.len()
@@ -313,6 +314,11 @@ impl Check<'_> {
                 new.rule == old.rule && kept && zero
             });
         self.demand(8, same, "weights that are not ours would change");
+        let within = |new: &RuleWeights| {
+            let whole = u64::from(new.stable) + u64::from(new.canary);
+            200 * u64::from(new.canary) <= whole * (2 * u64::from(percent) + 1)
+        };
+        self.demand(2, rules.iter().all(within), "a rule sends more to the canary than was decided");
     }
 
     /// Invariants 1, 2, 6, 7 for a raise.

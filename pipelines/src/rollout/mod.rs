@@ -18,6 +18,7 @@ mod draft;
 mod ending;
 mod first;
 mod interrupt;
+mod marks;
 mod preparing;
 mod promoting;
 mod retire;
@@ -27,9 +28,10 @@ mod target;
 mod waiting;
 
 pub use action::{Action, Order, Ordered, Plan, RuleWeights};
+pub use marks::{LoweredMark, RouteDecision};
 pub use observed::{
-    Arm, DataPlane, Health, Hpa, Hub, Identity, JudgeSays, JudgeView, LoweredMark, Observed, Odd, OtherRollout,
-    PodTrouble, RouteDecision, RouteView, RuleView, Share, TargetCandidate, VerdictView,
+    Arm, DataPlane, Health, Hpa, Hub, Identity, JudgeSays, JudgeView, Observed, Odd, OtherRollout, PodTrouble,
+    RouteView, RuleView, Share, TargetCandidate, VerdictView,
 };
 pub use plan::plan;
 pub use report::Reason;

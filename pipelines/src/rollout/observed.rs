@@ -10,6 +10,8 @@ use jiff::Timestamp;
 use crate::api::{BreachKind, ReleaseImage, RolloutPhase, RolloutReason, RolloutSpec, RolloutStatus};
 use crate::judge::state::JudgeState;
 
+use super::marks::{LoweredMark, RouteDecision};
+
 /// One look at a Rollout and all that it touches.
 #[derive(Clone, Debug)]
 pub struct Observed<'a> {
@@ -171,8 +173,10 @@ pub struct RouteView {
     pub decision: Option<RouteDecision>,
     /// Annotation `tidegate.io/phase` is `promoting`.
     pub promoting: bool,
-    /// Annotation `tidegate.io/lowered`.
+    /// Annotation `tidegate.io/lowered`, with the time in `tidegate.io/lowered-at`.
     pub lowered: Option<LoweredMark>,
+    /// Rules of which a weight is remembered (`tidegate.io/users-weights`) and that stand there no more.
+    pub lost_weights: usize,
 }
 
 /// One rule that names the stable Service or sends requests to its canary.
@@ -190,6 +194,8 @@ pub struct RuleView {
     pub foreign: bool,
     /// Its weights cannot be raised by us. Lowering always can: it needs the canary's refs alone.
     pub odd: Option<Odd>,
+    /// What stable's weight was before ours, where that is remembered.
+    pub users_weight: Option<u32>,
 }
 
 /// What somebody made of a rule, so that no weight of ours can be told from theirs.
@@ -202,64 +208,28 @@ pub enum Odd {
 }
 
 impl RuleView {
-    /// Weight that our two share: stable's original one beside foreign backends, else any.
+    /// What our two share where nobody else stands in the rule.
+    pub const OURS: u32 = 100;
+
+    fn sum(&self) -> u32 {
+        self.stable_weight.saturating_add(self.canary_weight.unwrap_or(0))
+    }
+
+    /// Weight that our two share: what they have beside foreign backends, else [`RuleView::OURS`].
     pub fn total(&self) -> u32 {
-        let shared = self.foreign || self.odd.is_some();
-        if shared { self.stable_weight + self.canary_weight.unwrap_or(0) } else { 100 }
+        if self.foreign || self.odd.is_some() { self.sum() } else { RuleView::OURS }
+    }
+
+    /// Another backend came while our weight stood in place of the user's.
+    fn joined(&self) -> Option<u32> {
+        let ours = self.foreign && self.odd.is_none() && self.sum() == RuleView::OURS;
+        self.users_weight.filter(|own| ours && *own != RuleView::OURS)
     }
 
     fn percent(&self) -> f64 {
         let canary = f64::from(self.canary_weight.unwrap_or(0));
         let sum = canary + f64::from(self.stable_weight) + f64::from(self.stable_elsewhere);
         if sum == 0.0 { 0.0 } else { 100.0 * canary / sum }
-    }
-}
-
-/// What a lowering to 0 leaves on the route: `<rollout uid>/<reason>@<time>`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LoweredMark {
-    pub rollout: String,
-    pub reason: String,
-    /// When it was written, by the writer's clock; none: by a version that did not say.
-    pub at: Option<Timestamp>,
-}
-
-impl LoweredMark {
-    pub fn parse(text: &str) -> Option<Self> {
-        let (rollout, rest) = text.split_once('/')?;
-        let (reason, at) = rest.rsplit_once('@').unwrap_or((rest, ""));
-        Some(LoweredMark { rollout: rollout.to_owned(), reason: reason.to_owned(), at: at.parse().ok() })
-    }
-}
-
-impl fmt::Display for LoweredMark {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.rollout, self.reason)?;
-        self.at.map_or(Ok(()), |at| write!(f, "@{at}"))
-    }
-}
-
-/// `<rollout uid>/<epoch>/<n>`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RouteDecision {
-    pub rollout: String,
-    pub epoch: u64,
-    pub n: u64,
-}
-
-impl RouteDecision {
-    pub fn parse(text: &str) -> Option<Self> {
-        let mut parts = text.rsplitn(3, '/');
-        let n = parts.next()?.parse().ok()?;
-        let epoch = parts.next()?.parse().ok()?;
-        let rollout = parts.next().filter(|uid| !uid.is_empty())?.to_owned();
-        Some(RouteDecision { rollout, epoch, n })
-    }
-}
-
-impl fmt::Display for RouteDecision {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}/{}", self.rollout, self.epoch, self.n)
     }
 }
 
@@ -285,6 +255,22 @@ impl RouteView {
     /// Some rule lacks our backendRef: replaced since it was put there, or a rule that came later.
     pub fn lacks_ref(&self) -> bool {
         self.rules.iter().any(|rule| rule.canary_weight.is_none() && rule.odd.is_none())
+    }
+
+    /// Where our weights stand in place of the user's and do not go by themselves, for people.
+    pub fn keeps_ours(&self) -> Option<String> {
+        let joined = self.rules.iter().find_map(|rule| Some((rule.rule, rule.joined()?)));
+        if let Some((index, own)) = joined {
+            let ours = RuleView::OURS;
+            return Some(format!(
+                "rule {index} of the route got another backend in mid-rollout: stable and canary share a weight of {ours} there, where stable's own was {own}, and the other's counts against {ours}. Weigh it against {ours}: stable keeps it as long as it shares the rule"
+            ));
+        }
+        let unknown =
+            |rule: &RuleView| rule.users_weight.is_none() && rule.odd.is_none() && rule.sum() == RuleView::OURS;
+        let lost = self.lost_weights;
+        let stays = lost > 0 && self.rules.iter().any(unknown);
+        stays.then(|| format!("the weights that stable had in {lost} rules of the route are not given back: those rules were renamed, got other matches or were removed in mid-rollout"))
     }
 
     /// The first rule in which no weight can be raised, for people.

@@ -1,6 +1,8 @@
 //! The Rollback path: the canary arm takes the target at full strength, the route goes to it, stable's
 //! template takes the target and rolls, the route goes back. The route never moves to pods that are not ready.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+
 use crate::api::{GoingBack, PromotingStep, RolloutPhase, RolloutReason};
 
 use super::action::{Action, Order};
@@ -38,8 +40,21 @@ pub(super) fn start(d: &mut Draft<'_>) {
     d.decide("RollingBack", "the target gets pods of its own before any request moves");
 }
 
+/// The first write that answers the breach is seen done: pods for the target, or weight 0 where stable still serves.
+fn answered(d: &mut Draft<'_>) {
+    let stamp = capacity::back_stamp(d);
+    let pods = d.seen.canary.as_ref().is_some_and(|canary| canary.stamp.as_ref() == Some(&stamp));
+    let returned = d.status.promoting == Some(PromotingStep::Returning)
+        && d.seen.route.as_ref().is_some_and(|route| route.most() == 0.0);
+    let now = MicroTime(d.seen.now);
+    if let Some(breach) = d.status.breach.as_mut().filter(|breach| breach.written_at.is_none() && (pods || returned)) {
+        breach.written_at = Some(now);
+    }
+}
+
 pub(super) fn go(d: &mut Draft<'_>) {
     let Some(back) = d.status.going_back.clone() else { return };
+    answered(d);
     if back.quarantine {
         ending::quarantine_images(d, Order::BeforeStatus);
     }

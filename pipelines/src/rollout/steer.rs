@@ -8,7 +8,8 @@ use crate::api::{Breach, BreachKind, Ending, PromotingStep, RolloutPhase, Rollou
 
 use super::action::{Action, RuleWeights};
 use super::draft::Draft;
-use super::observed::{Odd, RouteDecision, RouteView, RuleView};
+use super::marks::RouteDecision;
+use super::observed::{Odd, RouteView, RuleView};
 use super::{blind, capacity, interrupt};
 
 /// One step, resolved.
@@ -149,9 +150,13 @@ pub(super) fn fits(route: &RouteView, percent: u8) -> bool {
     })
 }
 
+/// The nearest that is at most half a percent above: a small whole cannot be cut finely, and more than was decided is
+/// more than there are pods for.
 fn part(total: u32, percent: u8) -> u32 {
-    let percent = u64::from(percent.min(100));
-    u32::try_from((u64::from(total) * percent + 50) / 100).unwrap_or(total)
+    let (whole, percent) = (u64::from(total), u64::from(percent.min(100)));
+    let nearest = (whole * percent + 50) / 100;
+    let above = 200 * nearest > whole * (2 * percent + 1);
+    u32::try_from(if above { whole * percent / 100 } else { nearest }).unwrap_or(total)
 }
 
 pub(super) fn weights(route: &RouteView, percent: u8) -> Vec<RuleWeights> {
@@ -170,6 +175,11 @@ pub(super) fn weights(route: &RouteView, percent: u8) -> Vec<RuleWeights> {
 impl Draft<'_> {
     pub fn owns_route(&self) -> bool {
         self.seen.route.as_ref().is_some_and(|route| route.rollout.as_deref() == Some(self.seen.rollout.uid.as_str()))
+    }
+
+    /// What the users of a route that we drive have to know of their weights.
+    pub fn keeps_ours(&self) -> Option<String> {
+        self.seen.route.as_ref().filter(|_| self.owns_route())?.keeps_ours()
     }
 
     /// Number of our decision that the route carries.

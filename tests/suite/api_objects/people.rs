@@ -255,7 +255,8 @@ async fn forged_marks_on_a_route_disarm_nothing(fleet: &Fleet, route: &Value) ->
         ("rollout", "other"),
         ("phase", "promoting"),
         ("lowered", "uid/Aborted"),
-        ("users-weights", "0=1"),
+        ("lowered-at", "uid/Aborted@2026-11-22T10:00:00Z"),
+        ("users-weights", "@web=1"),
     ] {
         let forged = ask::change(admin, route, &marked(key, value.into())).await?;
         forged.refused_with("are written by the spoke alone; leave them out").with_context(|| key.to_owned())?;

@@ -109,3 +109,33 @@ fn a_breach_whose_record_died_with_the_process_keeps_the_time_of_its_write() {
     world.run_to_end();
     assert_eq!(world.status.breach.unwrap().written_at.map(|at| at.0), Some(now));
 }
+
+#[test]
+fn a_breach_from_promoting_on_says_when_its_first_answer_was_there() {
+    for (name, scenario) in [("promoting", bad_while_promoting as Scenario), ("baking", bad_while_baking)] {
+        let mut world = World::default();
+        while world.status.breach.is_none() {
+            scenario(&mut world);
+            world.pass();
+            world.tick(std::time::Duration::from_secs(1));
+        }
+        assert_eq!(world.status.breach.as_ref().unwrap().written_at, None, "{name}: decided");
+        let pods = |world: &World| world.canary.as_ref().is_some_and(|canary| canary.images == images(OLD));
+        assert!(world.until(20, pods), "{name}: {}", world.code());
+        world.pass();
+        let answered = world.status.breach.as_ref().unwrap().written_at.clone();
+        assert_eq!(answered.as_ref().map(|at| at.0), Some(world.now), "{name}: seen done");
+        assert_eq!(world.run_to_end(), RolloutPhase::RolledBack);
+        assert_eq!(world.status.breach.unwrap().written_at, answered, "{name}: and stays");
+    }
+    // Where stable was not touched, the first answer is weight 0.
+    let mut world = World::default();
+    world.run_to_promoting(PromotingStep::AtCanary);
+    world.spec.paused = true;
+    world.until(5, |_| false);
+    world.bad = Some(BreachKind::BurnGuard);
+    assert!(world.until(10, |world| world.weight() == 0), "{}", world.code());
+    world.pass();
+    assert_eq!(world.status.breach.as_ref().unwrap().written_at.as_ref().map(|at| at.0), Some(world.now));
+    assert_eq!(world.run_to_end(), RolloutPhase::RolledBack);
+}

@@ -43,6 +43,8 @@ enum Event {
     Twice(bool),
     StableGone,
     LateRule,
+    /// Another backend comes beside our two; with a weight: from the route's source, in which stable has that.
+    Beside(Option<u32>),
     RouteGone(bool),
     Load(u32),
     Scaled(u32),
@@ -95,6 +97,7 @@ fn of_the_route() -> impl Strategy<Value = Event> {
         any::<bool>().prop_map(Event::Twice),
         Just(Event::StableGone),
         Just(Event::LateRule),
+        prop::option::of(1u32..40).prop_map(Event::Beside),
         any::<bool>().prop_map(Event::RouteGone),
     ]
 }
@@ -127,6 +130,12 @@ fn to_the_route(world: &mut World, event: &Event) {
         Event::Twice(on) => route.twice = on.then_some(1),
         Event::StableGone => route.stable_gone = route.canary.is_some(),
         Event::LateRule => route.late = Some((1, None)),
+        Event::Beside(source) => {
+            route.foreign = true;
+            if let Some(stable) = source {
+                (route.stable, route.canary, route.twice, route.stable_gone) = (*stable, None, None, false);
+            }
+        }
         _ => return,
     }
     route.touch(now);

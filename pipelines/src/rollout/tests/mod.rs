@@ -1,5 +1,6 @@
 //! The planner in a small model of a cluster: rows of lifecycle.md section 3, crashes, random histories.
 
+mod beside;
 mod crashes;
 mod drive;
 mod ends;

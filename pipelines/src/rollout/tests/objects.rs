@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::world::images;
 use crate::api::ReleaseImage;
-use crate::rollout::{LoweredMark, RouteDecision};
+use crate::rollout::{LoweredMark, RouteDecision, RuleView};
 
 #[derive(Clone, Debug)]
 pub struct Deployment {
@@ -40,6 +40,8 @@ pub struct Route {
     pub promoting: bool,
     pub lowered: Option<LoweredMark>,
     pub foreign: bool,
+    /// Remembered of stable's weight before ours.
+    pub users: Option<u32>,
     /// Weight of a second ref of stable in the same rule.
     pub twice: Option<u32>,
     /// Stable's ref was taken out of the rule.
@@ -62,6 +64,25 @@ impl Route {
         all
     }
 
+    /// Stable stands alone with a canary without weight.
+    fn unshared(&self) -> bool {
+        !self.foreign && self.twice.is_none() && !self.stable_gone && self.canary.unwrap_or(0) == 0
+    }
+
+    /// With a guarded write of ours, before it.
+    pub fn remember(&mut self) {
+        if self.unshared() && !matches!(self.stable, 0 | RuleView::OURS) {
+            self.users.get_or_insert(self.stable);
+        }
+    }
+
+    pub fn give_back(&mut self) {
+        let users = self.users.take();
+        if let Some(own) = users.filter(|_| self.unshared() && self.stable == RuleView::OURS) {
+            self.stable = own;
+        }
+    }
+
     /// Somebody writes it.
     pub fn touch(&mut self, now: Timestamp) {
         (self.rv, self.generation, self.changed) = (self.rv + 1, self.generation + 1, now);
@@ -70,6 +91,7 @@ impl Route {
     /// All our annotations are gone.
     pub fn strip(&mut self) {
         (self.rollout, self.decision, self.promoting, self.lowered) = (None, None, false, None);
+        self.users = None;
     }
 }
 

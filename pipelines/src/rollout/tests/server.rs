@@ -163,7 +163,8 @@ impl World {
                     return false;
                 }
                 let (rollout, reason) = (rollout.clone(), reason.clone());
-                route.lowered = LoweredMark::parse(&LoweredMark { rollout, reason, at: Some(now) }.to_string());
+                let mark = LoweredMark { rollout, reason, at: Some(now) };
+                route.lowered = LoweredMark::read(&mark.to_string(), mark.timed().as_deref());
                 if !route.weigh(rules) {
                     return false;
                 }
@@ -172,6 +173,7 @@ impl World {
             }
             Action::AdoptRoute { resource_version, decision, add_canary_ref } if fresh(resource_version) => {
                 assert!(decision.epoch >= epoch, "an old epoch writes the route");
+                route.remember();
                 route.rollout = Some(decision.rollout.clone());
                 route.decision = Some(decision.clone());
                 route.lowered.take_if(|mark| mark.rollout != decision.rollout);
@@ -187,6 +189,7 @@ impl World {
                 assert!(decision.epoch >= epoch, "an old epoch writes the route");
                 let raise = u32::from(*percent) > before;
                 assert!(!raise || decision.n > brought, "raised again without a new decision: {action:?}");
+                route.remember();
                 route.rollout = Some(decision.rollout.clone());
                 route.decision = Some(decision.clone());
                 route.lowered = None;
@@ -200,6 +203,7 @@ impl World {
             Action::MarkPromoting { resource_version, .. } if fresh(resource_version) => route.promoting = true,
             Action::ClearRoute { resource_version, remove_canary_ref } if fresh(resource_version) => {
                 (route.rollout, route.decision, route.promoting, route.lowered) = (None, None, false, None);
+                route.give_back();
                 if *remove_canary_ref {
                     route.canary = None;
                     if let Some((_, canary)) = &mut route.late {

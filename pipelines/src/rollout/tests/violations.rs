@@ -238,6 +238,21 @@ fn an_early_template_or_a_foreign_weight_is_found() {
 }
 
 #[test]
+fn a_rule_that_sends_more_to_the_canary_than_was_decided_is_found() {
+    let mut world = at_25();
+    world.canary.as_mut().unwrap().updated_ready = 4;
+    let route = world.route.as_mut().unwrap();
+    (route.stable, route.canary, route.foreign) = (1, Some(0), true);
+    let all = broken(&world, |plan, seen| {
+        raise(plan, seen, 50);
+        if let Some(Action::SetWeights { rules, .. }) = plan.actions.last_mut().map(|one| &mut one.action) {
+            (rules[0].stable, rules[0].canary) = (0, 1);
+        }
+    });
+    assert!(all.contains(&2), "{all:?}");
+}
+
+#[test]
 fn a_start_beside_another_and_a_write_after_the_end_are_found() {
     let mut world = World::default();
     let other = OtherRollout {

@@ -169,6 +169,7 @@ impl Default for World {
                 promoting: false,
                 lowered: None,
                 foreign: false,
+                users: None,
                 twice: None,
                 stable_gone: false,
                 late: None,
@@ -298,6 +299,7 @@ impl World {
             decision: route.decision.clone(),
             promoting: route.promoting,
             lowered: route.lowered.clone(),
+            lost_weights: 0,
         }
     }
 
@@ -313,6 +315,7 @@ impl World {
             canary_weight: route.canary,
             foreign: route.foreign,
             odd,
+            users_weight: route.users,
             ..RuleView::default()
         };
         let late = route.late.map(|(stable_weight, canary_weight)| RuleView {
