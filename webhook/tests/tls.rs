@@ -2,10 +2,11 @@
 //! mounted secret.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::cell::RefCell;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
@@ -148,13 +149,29 @@ async fn serving(certificates: Arc<Certificates>) -> (SocketAddr, JoinSet<()>) {
     (address, tasks)
 }
 
-/// What is logged while it is installed.
-#[derive(Clone, Default)]
-struct Log(Arc<RwLock<Vec<u8>>>);
+thread_local! {
+    static TOLD: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What this test's thread logged. One subscriber for all of them: a message that a thread without one comes by first
+/// is taken for one that nobody wants.
+struct Log;
+
+impl Log {
+    fn start() -> Self {
+        static ONCE: Once = Once::new();
+        ONCE.call_once(|| tracing_subscriber::fmt().with_writer(|| Log).with_ansi(false).init());
+        Log
+    }
+
+    fn times(&self, text: &str) -> usize {
+        TOLD.with_borrow(|told| String::from_utf8_lossy(told).matches(text).count())
+    }
+}
 
 impl Write for Log {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.write().unwrap().extend_from_slice(bytes);
+        TOLD.with_borrow_mut(|told| told.extend_from_slice(bytes));
         Ok(bytes.len())
     }
 
@@ -163,18 +180,9 @@ impl Write for Log {
     }
 }
 
-impl Log {
-    fn times(&self, text: &str) -> usize {
-        String::from_utf8(self.0.read().unwrap().clone()).unwrap().matches(text).count()
-    }
-}
-
 #[tokio::test]
 async fn a_rotated_certificate_serves_new_connections_and_a_broken_one_none() {
-    let log = Log::default();
-    let made = log.clone();
-    let subscriber = tracing_subscriber::fmt().with_writer(move || made.clone()).with_ansi(false).finish();
-    let _told = tracing::subscriber::set_default(subscriber);
+    let log = Log::start();
 
     let (first, second, third) = (issue(), issue(), issue());
     let mut mount = Mount::new("rotate", &first);
@@ -218,6 +226,7 @@ async fn takes(address: SocketAddr, trusted: &Issued, client: Option<&Issued>) -
 
 #[tokio::test]
 async fn only_clients_of_the_authority_in_force_are_served() {
+    Log::start();
     let (server, ours, theirs, next) = (issue(), Authority::new(), Authority::new(), Authority::new());
     let mount = Mount::new("clients", &server);
     let clients = mount.dir.join("clients.crt");
