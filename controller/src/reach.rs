@@ -268,6 +268,11 @@ mod tests {
             );
         }
         let reach = Reach::of("https://api");
+        let since = Instant::now().checked_sub(seconds(20)).unwrap();
+        reach.state.send_replace(Some(Away { since, why: "refused".to_owned(), told: true }));
+        reach.answered();
+        assert!(reach.away().is_none() && reach.others_catch_up() > seconds(44), "the server is back, others are not");
+        let reach = Reach::of("https://api");
         reach.failed("reset");
         reach.answered();
         assert_eq!(reach.others_catch_up(), seconds(0), "a hiccup");

@@ -7,7 +7,7 @@ use crate::api::{OnHubLost, OnInconclusive, RolloutPhase, Span};
 use super::draft::{Draft, moved};
 use super::observed::{JudgeSays, RouteView};
 use super::preparing::judge_lacks;
-use super::steer::{Lowering, Route, Stage, fits, stages};
+use super::steer::{Lowering, Route, Stage, fits, stages, unfit};
 use super::target::Gate;
 use super::{blind, capacity, ending, interrupt, promoting, target};
 
@@ -239,10 +239,9 @@ fn approach(d: &mut Draft<'_>, weight: u8, target: u8, held: bool) {
     if let Some((code, why)) = judge_lacks(d) {
         return d.say(code, why);
     }
-    if let Some(route) = d.seen.route.as_ref().filter(|route| !fits(route, weight)) {
-        let shared = route.rules.iter().find(|rule| rule.foreign).map_or(0, |rule| rule.rule);
+    if let Some(rule) = d.seen.route.as_ref().and_then(|route| unfit(route, weight)) {
         let why = format!(
-            "stable's weight beside another backend (rule {shared} of the route) cannot be cut to {weight} percent: raise all weights of the rule"
+            "stable's weight beside another backend (rule {rule} of the route) cannot be cut to {weight} percent: raise all weights of the rule"
         );
         d.say("WeightTooCoarse", why);
         return overdue(
@@ -251,8 +250,11 @@ fn approach(d: &mut Draft<'_>, weight: u8, target: u8, held: bool) {
             "the weights of a rule that another backend shares were not raised in time",
         );
     }
-    if (target == 100 && !gate(d)) || !d.gateway_follows() {
+    if target == 100 && !gate(d) {
         return;
+    }
+    if let Some((code, why)) = d.gateway_lacks() {
+        return d.say(code, why);
     }
     if !held {
         d.say("StableCapacity", "stable's capacity is not held against its autoscaler yet");

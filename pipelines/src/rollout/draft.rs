@@ -110,19 +110,16 @@ impl<'a> Draft<'a> {
         false
     }
 
-    /// Whether the gateway knows the pods of now. One that does not would send requests to pods that are gone; if so,
-    /// it is looked at again when it should.
-    pub fn gateway_follows(&mut self) -> bool {
+    /// Why no request is moved yet: the gateway may not know the pods of now, and would send requests to pods that are
+    /// gone. Looked at again when it should know them.
+    pub fn gateway_lacks(&mut self) -> Option<(&'static str, &'static str)> {
         let left = self.seen.data_plane.catching_up;
         if left.is_zero() {
-            return true;
+            return None;
         }
         self.wake_in(left.max(Duration::from_millis(50)));
-        self.say(
-            "GatewayCatchingUp",
-            "the API server was away: no request is moved before the gateway's watches had time to start over",
-        );
-        false
+        let why = "the API server was away: no request is moved before the gateway's watches had time to start over";
+        Some(("GatewayCatchingUp", why))
     }
 
     /// A new phase starts now.

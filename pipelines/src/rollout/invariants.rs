@@ -262,7 +262,7 @@ impl Check<'_> {
                 if raise {
                     self.raised(*percent, decision.n);
                 } else if *percent == 0 {
-                    self.returned(decision.n);
+                    self.returned();
                 }
             }
             Action::LowerToZero { rules, .. } => {
@@ -352,17 +352,13 @@ impl Check<'_> {
     }
 
     /// Invariant 2 for the way back to a stable whose template was written.
-    fn returned(&mut self, n: u64) {
+    fn returned(&mut self) {
         let next = &self.plan.next_status;
         let walking = [RolloutPhase::Promoting, RolloutPhase::RollingBack, RolloutPhase::RollbackBlocked];
         let promoting = walking.contains(&self.phase());
         if !promoting || next.promoting != Some(crate::api::PromotingStep::Returning) {
             return;
         }
-        let written = self.seen.route.as_ref().and_then(|route| route.decision.as_ref()).map_or(0, |old| old.n);
-        let moves = self.most() > 0.0 && written < n;
-        let knows = !moves || self.seen.data_plane.catching_up.is_zero();
-        self.demand(2, knows, "requests return to pods that the gateway may not know");
         let Some(stable) = &self.seen.stable else { return };
         // A decision already recorded may be written again although a pod blinks now.
         let fresh = self.seen.status.decision < next.decision;
@@ -371,6 +367,11 @@ impl Check<'_> {
             !fresh || stable.settled_ready() >= self.whole(),
             "all requests go to a stable that is not ready",
         );
+        // What was never written runs the pods that the gateway has known all the time.
+        let rolled = stable.stamp.as_ref().is_some_and(|stamp| stamp.starts_with(&self.seen.rollout.uid));
+        let moves = fresh && rolled && self.most() > 0.0;
+        let knows = self.seen.data_plane.catching_up.is_zero();
+        self.demand(2, !moves || knows, "requests return to pods that the gateway may not know");
     }
 
     fn template(&mut self) {

@@ -164,8 +164,11 @@ fn template(d: &mut Draft<'_>) {
     if !d.passed(&since, d.seen.data_plane.lag) {
         return d.say("AwaitingDataPlane", "stable is ready; waiting for the data plane to know its pods");
     }
-    if !d.gateway_follows() {
-        return;
+    if let Some((code, why)) = d.gateway_lacks() {
+        if capacity::overdue(d) {
+            d.page(code, why);
+        }
+        return d.say(code, why);
     }
     if paused(d) {
         return;

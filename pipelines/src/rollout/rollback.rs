@@ -128,6 +128,10 @@ fn called_off(d: &mut Draft<'_>, back: &GoingBack) -> bool {
     }
     let strong = d.seen.stable.as_ref().is_some_and(|stable| stable.settled_ready() >= capacity::whole(d));
     let settled = strong && d.status.promoting != Some(PromotingStep::Returning) && d.status.weight > 0;
+    if settled && let Some((code, why)) = d.gateway_lacks() {
+        d.say(code, why);
+        return true;
+    }
     if settled && d.steer() == Route::Settled {
         unblocked(d);
         d.status.promoting = Some(PromotingStep::Returning);
@@ -170,12 +174,17 @@ fn untouched(d: &Draft<'_>) -> bool {
 fn already_there(d: &mut Draft<'_>, back: &GoingBack) -> bool {
     let preparing = d.status.promoting == Some(PromotingStep::PreparingCanary);
     let target = !back.to.is_empty() && capacity::stable_ready_with(d, &back.to);
-    if !preparing || !(untouched(d) || target && !target::quarantined(d, &back.to)) {
+    let untouched = untouched(d);
+    if !preparing || !(untouched || target && !target::quarantined(d, &back.to)) {
         return false;
     }
     let empty = d.seen.route.as_ref().is_none_or(|route| route.most() == 0.0);
     if d.status.weight == 0 && empty {
         ending::close(d, back.end, back.why.clone());
+        return true;
+    }
+    if !untouched && let Some((code, why)) = d.gateway_lacks() {
+        wait(d, code, why);
         return true;
     }
     if marked(d) && d.status.weight > 0 {
@@ -224,8 +233,10 @@ fn prepare(d: &mut Draft<'_>) {
     if let Some((code, why)) = d.seen.route.as_ref().and_then(RouteView::odd) {
         return wait(d, code, &why);
     }
-    if d.status.weight < 100 && !d.gateway_follows() {
-        return;
+    if d.status.weight < 100
+        && let Some((code, why)) = d.gateway_lacks()
+    {
+        return wait(d, code, why);
     }
     unblocked(d);
     d.status.promoting = Some(PromotingStep::AtCanary);
@@ -246,7 +257,7 @@ fn raise_again(d: &mut Draft<'_>, back: &GoingBack) -> bool {
         return false;
     }
     let (since, lag, found) = (d.status.weight_since.clone(), d.seen.data_plane.lag, route.least().round());
-    if !d.passed(&since, lag) || !capacity::prepare(d, 100) || !d.gateway_follows() {
+    if !d.passed(&since, lag) || !capacity::prepare(d, 100) || d.gateway_lacks().is_some() {
         return false;
     }
     d.status.going_back = Some(GoingBack { raised_again: back.raised_again + 1, ..back.clone() });
@@ -315,8 +326,8 @@ fn template(d: &mut Draft<'_>, back: &GoingBack) {
     if !d.passed(&since, d.seen.data_plane.lag) {
         return d.say("AwaitingDataPlane", "stable is ready; waiting for the data plane to know its pods");
     }
-    if !d.gateway_follows() {
-        return;
+    if let Some((code, why)) = d.gateway_lacks() {
+        return wait(d, code, why);
     }
     unblocked(d);
     d.status.promoting = Some(PromotingStep::Returning);

@@ -141,13 +141,19 @@ pub(super) enum Route {
 
 /// Representable within half a percent in every rule.
 pub(super) fn fits(route: &RouteView, percent: u8) -> bool {
-    route.rules.iter().filter(|rule| rule.odd.is_none()).all(|rule| {
+    unfit(route, percent).is_none()
+}
+
+/// The first rule in which it is not.
+pub(super) fn unfit(route: &RouteView, percent: u8) -> Option<usize> {
+    let fits = |rule: &RuleView| {
         let total = rule.total();
         let canary = part(total, percent);
         total > 0
             && (percent == 0 || canary > 0)
             && (100.0 * f64::from(canary) / f64::from(total) - f64::from(percent)).abs() < 0.5
-    })
+    };
+    route.rules.iter().find(|rule| rule.odd.is_none() && !fits(rule)).map(|rule| rule.rule)
 }
 
 /// The nearest that is at most half a percent above: a small whole cannot be cut finely, and more than was decided is
@@ -318,8 +324,8 @@ impl Draft<'_> {
                 return Route::Unsettled;
             }
             // What was decided before the API server went away may be written after it.
-            let returns = self.status.promoting == Some(PromotingStep::Returning) && route.most() > 0.0;
-            if (up || returns) && !self.gateway_follows() {
+            if up && let Some((code, why)) = self.gateway_lacks() {
+                self.say(code, why);
                 return Route::Unsettled;
             }
             if up && !capacity::ready_for(self, self.status.weight) {

@@ -30,6 +30,8 @@ const GRACE: Duration = Duration::from_secs(4);
 const END: Duration = Duration::from_secs(300);
 /// From the API server's first answer to the spoke's first write: a look every 2 s, then a list of every kind.
 const BACK_AT_WORK: Duration = Duration::from_secs(10);
+/// After [`AWAY`] the gateway's watches have 45 s to start over, of which `BACK_AT_WORK` may be over.
+const CATCHING_UP: Duration = Duration::from_secs(30);
 
 /// What was seen of both environments while a part was away.
 struct Meanwhile {
@@ -219,6 +221,7 @@ pub async fn environment_api(world: Arc<World>) -> Result<()> {
     let resumed = wait::until(BACK_AT_WORK, "the spoke goes on under a new epoch", look).await?;
     eprintln!("  told: {told}; back at work after {:.1} s at weight {}", back.elapsed().as_secs_f64(), resumed.weight);
     ensure!(stage.fleet.processes.is_running("staging-spoke").await, "the spoke ended for want of its API server");
+    never_rises(&watch(&stage, STAGING, &published.digest, CATCHING_UP).await, Duration::ZERO)?;
     others_went_on(&seen)?;
     nothing_was_lost(&stage, &published).await?;
     eprintln!("  promoted {:.0} s after the API server was back", back.elapsed().as_secs_f64());
