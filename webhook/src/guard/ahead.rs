@@ -30,6 +30,8 @@ const VERIFICATION: Duration = Duration::from_secs(60);
 /// With nothing to do, look again after this long: expiries come without an event.
 const IDLE: Duration = Duration::from_secs(30);
 const AT_ONCE: usize = 4;
+/// One look at a workload: without it, it is verified for any account.
+const OWNER: Duration = Duration::from_secs(2);
 /// A verdict that no Rollout needs: an `Allow` under the policy in force stays this long, since a
 /// pod beside Tidegate may restart on it; any other goes after an hour.
 const KEEP_ALLOW: SignedDuration = SignedDuration::from_hours(30 * 24);
@@ -184,8 +186,9 @@ impl Ahead {
         let mut accounts: BTreeMap<String, Option<String>> = BTreeMap::new();
         for rollout in stable::current(rollouts) {
             let namespace = &rollout.spec.namespace;
-            let owner = self.cluster.owner(namespace, "Deployment", &rollout.spec.workload.name).await;
-            let account = owner.ok().flatten().map(|owner| {
+            let owner = self.cluster.owner(namespace, "Deployment", &rollout.spec.workload.name);
+            let owner = tokio::time::timeout(OWNER, owner).await.ok().and_then(Result::ok).flatten();
+            let account = owner.map(|owner| {
                 let name = owner.template.pointer("/spec/serviceAccountName").and_then(|name| name.as_str());
                 name.filter(|name| !name.is_empty()).unwrap_or("default").to_owned()
             });

@@ -13,7 +13,7 @@ use tidegate_policies::model::Scope;
 use tidegate_policies::verdict::{Decision, Outcome, Verdict};
 use tidegate_policies::verifier::{Verifier, VerifyRequest, verdict_key};
 
-use super::backlog::{Offered, PER_NAMESPACE};
+use super::backlog::{Offered, PER_NAMESPACE, Resting};
 use super::cluster::Cluster;
 use super::facts::{InForce, Judged};
 use super::finish::Unfinished;
@@ -29,6 +29,9 @@ pub struct Want {
     pub scope: Scope,
     pub revision: Option<String>,
 }
+
+/// What a request waits with the API server's usual deadline, about.
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// What one look found.
 #[derive(Clone, Debug)]
@@ -46,11 +49,22 @@ pub struct Assessor {
     unfinished: Unfinished,
     places: Places,
     metrics: Metrics,
+    patience: Duration,
 }
 
 impl Assessor {
     pub fn new(cluster: Arc<dyn Cluster>, verifier: Arc<Verifier>, now: Now, metrics: Metrics) -> Self {
-        Self { cluster, verifier, now, unfinished: Unfinished::default(), places: Places::default(), metrics }
+        let (unfinished, places) = (Unfinished::default(), Places::default());
+        Self { cluster, verifier, now, unfinished, places, metrics, patience: PATIENCE }
+    }
+
+    /// What took longer for nothing rests before it is tried again: no request would have seen its end.
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
+    pub(super) fn patience(&self) -> Duration {
+        self.patience
     }
 
     pub fn now(&self) -> Timestamp {
@@ -86,8 +100,8 @@ impl Assessor {
             Some(kept) => last_allowed(&kept).map(|time| time.0),
         };
         let key = key(in_force, want);
-        if let Some(left) = self.unfinished.rests(&key, want, now).await {
-            let told = self.goes_on(Offered::Rests(left));
+        if let Some(resting) = self.unfinished.rests(&key, want, now).await {
+            let told = self.goes_on(Offered::Rests(resting));
             return Assessment { judged: Judged::Error(format!("{} {told}", want.image)), expired };
         }
         let verified = async {
@@ -158,25 +172,25 @@ impl Assessor {
                 let why = "too many images of all namespaces wait for that already";
                 ("dropped", format!("is verified no further now, since {why}: try again in a minute"))
             }
-            Offered::Rests(left) => {
-                let (why, seconds) = ("its registry gave no answer lately", left.as_secs() + 1);
-                ("rests", format!("is verified no further now, since {why}: try again in {seconds} s"))
+            Offered::Rests(Resting { left, why }) => {
+                let seconds = left.as_secs() + 1;
+                ("rests", format!("is verified no further now: try again in {seconds} s; lately it {why}"))
             }
         };
         self.metrics.unfinished.get_or_create(&UnfinishedLabels { outcome }).inc();
         told
     }
 
-    /// Verifies what a request could not wait for, and keeps it if it allows; whether there was an answer.
-    pub async fn finish(&self, in_force: &InForce, want: &Want) -> bool {
+    /// Verifies what a request could not wait for, and keeps it if it allows; `None` if that is done already.
+    pub async fn finish(&self, in_force: &InForce, want: &Want) -> Option<Verdict> {
         if self.kept_allow(in_force, want) {
-            return true;
+            return None;
         }
         let verdict = self.verify(in_force, want).await;
         if verdict.allows() {
             self.keep(in_force, want, &verdict).await;
         }
-        verdict.decision != Decision::Error
+        Some(verdict)
     }
 
     /// Whether it is let in without asking any registry.
@@ -294,6 +308,6 @@ pub fn verdict_object(
 }
 
 /// At most `limit` characters, as the API server counts them.
-fn cut(text: &str, limit: usize) -> String {
+pub fn cut(text: &str, limit: usize) -> String {
     text.chars().take(limit).collect()
 }

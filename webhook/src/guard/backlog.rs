@@ -1,5 +1,5 @@
 //! What requests could not wait for, and whose turn it is: one verification of a namespace at a time, namespaces in
-//! turn, so that images at a registry that hangs hold up nobody but who names them; and what got no answer
+//! turn, so that images at a registry that hangs hold up nobody but who names them; and what took long for nothing
 //! rests before its registry is asked again. Pure: reads no clock, starts nothing, asks nobody.
 
 use std::collections::{HashMap, VecDeque};
@@ -20,14 +20,14 @@ const IN_ALL: usize = 1024;
 const FIRST_REST: SignedDuration = SignedDuration::from_secs(30);
 /// A registry that is back goes unnoticed for so long.
 const LONGEST_REST: SignedDuration = SignedDuration::from_secs(300);
-/// Some 200 bytes each. All turns taken by hanging images make a fifth of it.
+/// Some 2 KB each at most. All turns taken by hanging images make a fifth of it.
 const MOST_RESTS: usize = 1024;
 
 /// Of a namespace: an image there is verified once, under whichever of its pods. Not of all of them: who
 /// makes their own verification fail must not silence another's.
 type Question = (String, Digest);
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Offered {
     /// It is, or will be, verified.
     Waits,
@@ -35,8 +35,17 @@ pub enum Offered {
     NamespaceFull,
     /// It is not: so many of all namespaces wait already.
     Full,
-    /// It is not, for so long: it was, and there was no answer.
-    Rests(SignedDuration),
+    /// It is not yet: it was, for long and for nothing.
+    Rests(Resting),
+}
+
+/// What is not asked for yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resting {
+    /// For so long.
+    pub left: SignedDuration,
+    /// What its last verification ended with.
+    pub why: String,
 }
 
 #[derive(Default)]
@@ -50,16 +59,17 @@ pub struct Backlog {
     resting: HashMap<Question, Rest>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Rest {
     whole: SignedDuration,
     until: Timestamp,
+    why: String,
 }
 
 impl Backlog {
     pub fn offer(&mut self, key: Digest, want: &Want, now: Timestamp) -> Offered {
-        if let Some(left) = self.rests(&key, want, now) {
-            return Offered::Rests(left);
+        if let Some(resting) = self.rests(&key, want, now) {
+            return Offered::Rests(resting);
         }
         let namespace = &want.scope.namespace;
         let own = self.waiting.get(namespace);
@@ -97,12 +107,10 @@ impl Backlog {
         Some((key, want))
     }
 
-    /// What was taken is over; without an answer it rests, longer each time.
-    pub fn ended(&mut self, key: Digest, want: &Want, answered: bool, now: Timestamp) {
+    /// What was taken is over; what took long for nothing rests, longer each time, and remembers `in_vain`.
+    pub fn ended(&mut self, key: Digest, want: &Want, in_vain: Option<String>, now: Timestamp) {
         self.busy.remove(&want.scope.namespace);
-        if answered {
-            return self.answered(key, want);
-        }
+        let Some(why) = in_vain else { return self.answered(key, want) };
         // What could have been asked for again for as long as that starts anew; and so does a clock that was set back.
         self.resting.retain(|_, rest| now.duration_since(rest.until).abs() <= LONGEST_REST);
         let question = question(key, want);
@@ -113,7 +121,7 @@ impl Backlog {
             self.resting.remove(&first);
         }
         let until = now.checked_add(whole).unwrap_or(Timestamp::MAX);
-        self.resting.insert(question, Rest { whole, until });
+        self.resting.insert(question, Rest { whole, until, why });
     }
 
     /// There was an answer, whoever asked.
@@ -121,11 +129,12 @@ impl Backlog {
         self.resting.remove(&question(key, want));
     }
 
-    /// For how long it is not to be asked for.
-    pub fn rests(&self, key: &Digest, want: &Want, now: Timestamp) -> Option<SignedDuration> {
-        let left = self.resting.get(&question(key.clone(), want))?.until.duration_since(now);
+    /// Whether it is not to be asked for yet.
+    pub fn rests(&self, key: &Digest, want: &Want, now: Timestamp) -> Option<Resting> {
+        let Rest { until, why, .. } = self.resting.get(&question(key.clone(), want))?;
+        let left = until.duration_since(now);
         // More is left only by a clock that was set back.
-        (left.is_positive() && left <= LONGEST_REST).then_some(left)
+        (left.is_positive() && left <= LONGEST_REST).then(|| Resting { left, why: why.clone() })
     }
 }
 
@@ -140,6 +149,8 @@ mod tests {
     use tidegate_policies::model::Scope;
 
     use super::*;
+
+    const HUNG: &str = "could not be verified: registry: it took longer than 20 s";
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_second(1_800_000_000 + seconds).unwrap()
@@ -164,12 +175,12 @@ mod tests {
 
     fn end(backlog: &mut Backlog, namespace: &str, n: usize, answered: bool, now: Timestamp) {
         let (key, want) = of(namespace, n);
-        backlog.ended(key, &want, answered, now);
+        backlog.ended(key, &want, (!answered).then(|| HUNG.to_owned()), now);
     }
 
     fn rests(backlog: &Backlog, namespace: &str, n: usize, now: Timestamp) -> Option<i64> {
         let (key, want) = of(namespace, n);
-        backlog.rests(&key, &want, now).map(|left| left.as_secs())
+        backlog.rests(&key, &want, now).map(|resting| resting.left.as_secs())
     }
 
     #[test]
@@ -218,7 +229,7 @@ mod tests {
             }
             assert_eq!(under_way.len(), AT_ONCE);
             let (key, want) = under_way.pop_front().unwrap();
-            backlog.ended(key, &want, true, at(0));
+            backlog.ended(key, &want, None, at(0));
             *turns.entry(want.scope.namespace).or_default() += 1;
         }
         assert!(turns.len() == names.len() && turns.values().all(|turns| *turns == 2), "{turns:?}");
@@ -237,13 +248,14 @@ mod tests {
     }
 
     #[test]
-    fn what_got_no_answer_rests_longer_each_time_until_it_is_answered() {
+    fn what_took_long_for_nothing_rests_longer_each_time_until_it_is_answered() {
         let mut backlog = Backlog::default();
         let mut now = 0;
         for rest in [30, 60, 120, 240, 300, 300] {
             end(&mut backlog, "portal", 1, false, at(now));
             let (key, want) = of("portal", 1);
-            assert_eq!(backlog.offer(key, &want, at(now)), Offered::Rests(SignedDuration::from_secs(rest)));
+            let resting = Resting { left: SignedDuration::from_secs(rest), why: HUNG.to_owned() };
+            assert_eq!(backlog.offer(key, &want, at(now)), Offered::Rests(resting));
             assert_eq!(rests(&backlog, "portal", 1, at(now + rest - 1)), Some(1));
             assert_eq!(rests(&backlog, "portal", 1, at(now + rest)), None);
             assert_eq!(rests(&backlog, "portal", 2, at(now)), None, "another image");

@@ -51,7 +51,8 @@ pub trait Cluster: Send + Sync {
     /// Of one namespace, or of all.
     fn rollouts(&self, namespace: Option<&str>) -> Vec<Arc<Rollout>>;
 
-    /// A workload, or a revision of one, read live; `None` if there is none of that name.
+    /// A workload, or a revision of one, read live; `None` if there is none of that name. Takes as long as the API server
+    /// does: whoever asks gives up.
     async fn owner(&self, namespace: &str, kind: &str, name: &str) -> Result<Option<Owner>, String>;
 
     /// Creates or replaces the Verdict of this name.

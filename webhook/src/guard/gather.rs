@@ -30,10 +30,6 @@ const REVISION: &str = "controller-revision-hash";
 /// Owners above a pod: ReplicaSet and Deployment, or Job and CronJob. More would be no built-in chain.
 const DEPTH: usize = 2;
 
-/// What looking up owners may take where a registry is asked after it, though half of the time at most. One after the
-/// other: by the owners it is known whether any registry is to be asked at all.
-const OWNERS: Duration = Duration::from_secs(2);
-
 /// By their text.
 pub type Tags = BTreeMap<String, ImageRef>;
 
@@ -133,8 +129,8 @@ impl Gatherer<'_> {
         Standing { judged, expired, ..standing }
     }
 
-    /// For how long owners may be looked up. A registry has its own share of the time; where none is to be asked, the
-    /// API server may have all of it.
+    /// For how long owners may be looked up, one after the other: by them it is known whether any registry is to be asked
+    /// at all. A registry has its half of the time; where none is to be asked, the API server may have all of it.
     pub fn for_owners(&self, review: &Review, in_force: &InForce, asked: &Questions) -> Duration {
         let scope = scope(review);
         let asks_nobody = |text: &str| {
@@ -145,7 +141,7 @@ impl Gatherer<'_> {
         };
         match asked.images.iter().all(|placed| asks_nobody(&placed.image)) {
             true => self.left(),
-            false => OWNERS.min(self.left() / 2),
+            false => self.left() / 2,
         }
     }
 

@@ -16,7 +16,7 @@ use tidegate_policies::verifier::Verifier;
 use tidegate_webhook::guard::assess::{Assessment, Want};
 use tidegate_webhook::guard::facts::Judged;
 use tidegate_webhook::guard::metrics::UnfinishedLabels;
-use tidegate_webhook::guard::{Ahead, Assessor, Guard};
+use tidegate_webhook::guard::{Ahead, Assessor, Guard, NotInForce, finish};
 use tokio::sync::watch;
 
 use crate::house::*;
@@ -28,6 +28,8 @@ struct Hanging {
     most: Arc<AtomicUsize>,
     asked: Arc<AtomicUsize>,
     answers_for: Option<Digest>,
+    /// Answers after a while, with this.
+    errs: Option<FetchError>,
 }
 
 struct Waiting(Arc<AtomicUsize>);
@@ -43,11 +45,12 @@ impl Hanging {
         self.asked_for(Duration::from_secs(20), house)
     }
 
-    /// A verification gives up after so long.
+    /// A verification gives up after so long, and that was long.
     fn asked_for(self, deadline: Duration, house: &House) -> Arc<Assessor> {
         let verifier = Arc::new(Verifier::new(Arc::new(self)).with_deadline(deadline));
         let Guard { now, metrics, .. } = &house.guard;
-        Arc::new(Assessor::new(house.cluster.clone(), verifier, now.clone(), metrics.clone()))
+        let assessor = Assessor::new(house.cluster.clone(), verifier, now.clone(), metrics.clone());
+        Arc::new(assessor.with_patience(deadline))
     }
 
     async fn hang<T>(&self, digest: Option<&Digest>) -> Result<T, FetchError> {
@@ -58,7 +61,13 @@ impl Hanging {
         let now = self.waiting.fetch_add(1, Ordering::SeqCst) + 1;
         self.most.fetch_max(now, Ordering::SeqCst);
         let _waiting = Waiting(self.waiting.clone());
-        std::future::pending().await
+        match &self.errs {
+            Some(error) => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                Err(error.clone())
+            }
+            None => std::future::pending().await,
+        }
     }
 }
 
@@ -143,11 +152,71 @@ async fn what_a_pod_could_not_wait_for_holds_up_no_rollout() {
 async fn what_a_dry_run_could_not_wait_for_is_not_finished_behind_it() {
     let house = House::enforcing();
     let in_force = house.guard.cluster.in_force().unwrap();
-    let assessor = Hanging::default().asked_by(&house);
+    let registry = Hanging::default();
+    let assessor = registry.clone().asked_by(&house);
     let want = want("portal", 1);
     for (dry_run, left) in [(true, 0), (false, 1)] {
-        assessor.assess(&in_force, &want, Duration::from_millis(1), !dry_run).await;
+        let text = assessor.assess(&in_force, &want, Duration::from_millis(1), !dry_run).await;
+        assert_eq!(told(&text).contains("verified further in its turn"), !dry_run, "{text:?}");
         assert_eq!(counted(&house, "waits"), left, "dry run: {dry_run}");
+        let before = registry.asked.load(Ordering::SeqCst);
+        finish_for(100, &house, &assessor).await;
+        let asked = registry.asked.load(Ordering::SeqCst) > before;
+        assert_eq!(asked, !dry_run, "what waits is asked for, and else nothing; dry run: {dry_run}");
+    }
+}
+
+/// What waits is worked off for so long.
+async fn finish_for(millis: u64, house: &House, assessor: &Assessor) {
+    let working = tokio::time::timeout(Duration::from_millis(millis), finish::run(&*house.cluster, assessor));
+    assert!(working.await.is_err(), "it ended");
+}
+
+#[tokio::test]
+async fn what_errs_sooner_than_a_request_would_does_not_rest_and_says_why() {
+    let (what, at) = ("referrers".to_owned(), "r.test".to_owned());
+    for (errs, why) in [
+        (FetchError::Status { what: what.clone(), at: at.clone(), status: 429 }, "answered 429"),
+        (FetchError::TooMany { what: what.clone(), at: at.clone(), limit: 64 }, "lists more than 64"),
+        (FetchError::Malformed { what, at, reason: "no JSON".to_owned() }, "is malformed: no JSON"),
+    ] {
+        let house = House::enforcing();
+        let in_force = house.guard.cluster.in_force().unwrap();
+        let registry = Hanging { errs: Some(errs), ..Hanging::default() };
+        let assessor = registry.clone().asked_by(&house);
+        let want = want("portal", 1);
+        let hasty = assessor.assess(&in_force, &want, Duration::from_millis(1), true).await;
+        assert!(told(&hasty).contains("verified further in its turn"), "{hasty:?}");
+        let before = registry.asked.load(Ordering::SeqCst);
+        finish_for(300, &house, &assessor).await;
+        assert!(registry.asked.load(Ordering::SeqCst) > before, "it was finished behind the request");
+        let next = assessor.assess(&in_force, &want, Duration::from_secs(5), true).await;
+        assert!(told(&next).contains(why), "{next:?}");
+        assert_eq!(counted(&house, "rests"), 0, "{why}");
+    }
+}
+
+#[tokio::test]
+async fn what_waits_while_no_policy_is_in_force_is_verified_under_the_next() {
+    let house = House::enforcing();
+    let in_force = house.guard.cluster.in_force().unwrap();
+    let waiting = Want { image: good(1).parse().unwrap(), ..want("portal", 1) };
+    let told = house.assessor.later(&in_force, &waiting).await;
+    assert!(told.contains("is verified further"), "{told}");
+    *house.cluster.in_force.write().unwrap() = Err(NotInForce::NotSynced);
+    finish_for(50, &house, &house.assessor).await;
+    assert_eq!(house.is_kept(&good(1)), None);
+    let kept = async {
+        // By then it has been found that there is none.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        *house.cluster.in_force.write().unwrap() = Ok(in_force.clone());
+        while house.is_kept(&good(1)) != Some(VerdictDecision::Allow) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        () = finish::run(&*house.cluster, &house.assessor) => panic!("it ended"),
+        ended = tokio::time::timeout(Duration::from_secs(5), kept) => assert!(ended.is_ok(), "it was dropped"),
     }
 }
 
@@ -207,16 +276,17 @@ async fn an_image_that_hung_is_asked_for_again_only_after_its_rest() {
     let story = async {
         for rest in [30, 60] {
             assert!(told(&pod().await).contains("is verified further in its turn"));
-            while !told(&pod().await).contains(&format!(
-                "verified no further now, since its registry gave no answer lately: try again in {} s",
-                rest + 1
-            )) {
+            let resting =
+                format!("verified no further now: try again in {} s; lately it could not be verified: ", rest + 1);
+            while !told(&pod().await).contains(&resting) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
             let asked = registry.asked.load(Ordering::SeqCst);
             for _ in 0..10 {
                 house.advance(1);
-                assert!(told(&pod().await).contains("verified no further now"));
+                let found = pod().await;
+                assert!(told(&found).contains("verified no further now"), "{found:?}");
+                assert!(told(&found).contains("see whether the registry answers"), "why: {found:?}");
             }
             assert_eq!(registry.asked.load(Ordering::SeqCst), asked, "each try of a ReplicaSet asked its registry");
             house.advance(rest - 10);
