@@ -7,7 +7,7 @@ use crate::api::{OnHubLost, OnInconclusive, RolloutPhase, Span};
 use super::draft::{Draft, moved};
 use super::observed::{JudgeSays, RouteView};
 use super::preparing::judge_lacks;
-use super::steer::{Lowering, Route, Stage, fits, stages, unfit};
+use super::steer::{Lowering, Route, Stage, fits, no_higher, stages, unfit};
 use super::target::Gate;
 use super::{blind, capacity, ending, interrupt, promoting, target};
 
@@ -225,6 +225,7 @@ fn judged(d: &mut Draft<'_>, weight: u8) {
 /// To `weight` on the way to the step's `target`: down at once, up with everything that a raise needs.
 fn approach(d: &mut Draft<'_>, weight: u8, target: u8, held: bool) {
     if weight < d.status.weight {
+        let weight = d.seen.route.as_ref().map_or(weight, |route| no_higher(route, weight));
         return d.set_weight(weight, "WeightLowered", format!("weight {weight}: the step's or the hub's ceiling"));
     }
     if weight == 0 {

@@ -226,7 +226,7 @@ impl RuleView {
         self.users_weight.filter(|own| ours && *own != RuleView::OURS)
     }
 
-    fn percent(&self) -> f64 {
+    pub(super) fn percent(&self) -> f64 {
         let canary = f64::from(self.canary_weight.unwrap_or(0));
         let sum = canary + f64::from(self.stable_weight) + f64::from(self.stable_elsewhere);
         if sum == 0.0 { 0.0 } else { 100.0 * canary / sum }

@@ -256,6 +256,9 @@ fn raise_again(d: &mut Draft<'_>, back: &GoingBack) -> bool {
     if !lowered || back.raised_again >= MOST_RAISES || route.odd().is_some() || route.lacks_ref() {
         return false;
     }
+    if target::quarantined(d, &back.to) {
+        return false;
+    }
     let (since, lag, found) = (d.status.weight_since.clone(), d.seen.data_plane.lag, route.least().round());
     if !d.passed(&since, lag) || !capacity::prepare(d, 100) || d.gateway_lacks().is_some() {
         return false;

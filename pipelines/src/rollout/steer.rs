@@ -178,6 +178,22 @@ pub(super) fn weights(route: &RouteView, percent: u8) -> Vec<RuleWeights> {
         .collect()
 }
 
+/// `percent`, or what the least of the rules has where others lowered it: written, it raises none.
+pub(super) fn no_higher(route: &RouteView, percent: u8) -> u8 {
+    (0..=percent).rev().find(|one| f64::from(*one) < route.least() + 0.5).unwrap_or(0)
+}
+
+/// `percent` for the rules that have more; what has less stays.
+fn capped(route: &RouteView, percent: u8) -> Vec<RuleWeights> {
+    let mut rules = weights(route, percent);
+    for (new, rule) in rules.iter_mut().zip(&route.rules) {
+        if rule.odd.is_none() && rule.percent() <= f64::from(percent) {
+            *new = RuleWeights { rule: rule.rule, stable: rule.stable_weight, canary: rule.canary_weight.unwrap_or(0) };
+        }
+    }
+    rules
+}
+
 impl Draft<'_> {
     pub fn owns_route(&self) -> bool {
         self.seen.route.as_ref().is_some_and(|route| route.rollout.as_deref() == Some(self.seen.rollout.uid.as_str()))
@@ -305,10 +321,9 @@ impl Draft<'_> {
         if !stripped && n < self.status.decision {
             let up = f64::from(self.status.weight) > route.most() + 0.5;
             if up && self.status.going_back.is_none() && self.status.weight > self.seen.spec.max_weight {
-                let there = (0..=self.seen.spec.max_weight).rev().find(|percent| f64::from(*percent) <= route.most());
                 let why =
                     "the hub's ceiling fell before the recorded weight was written: what stands there is recorded";
-                self.set_weight(there.unwrap_or(0), "WeightLowered", why);
+                self.set_weight(no_higher(route, self.seen.spec.max_weight), "WeightLowered", why);
                 return Route::Unsettled;
             }
             if up && let Some((code, why)) = route.odd() {
@@ -367,7 +382,7 @@ impl Draft<'_> {
             if self.status.weight == 0 && !route.promoting {
                 self.lower(Lowering::Foreign);
             } else {
-                let (resource_version, rules) = (route.resource_version.clone(), weights(route, self.status.weight));
+                let (resource_version, rules) = (route.resource_version.clone(), capped(route, self.status.weight));
                 let (percent, decision) = (self.status.weight, self.stamp());
                 self.before(Action::SetWeights { resource_version, percent, rules, decision });
             }

@@ -390,3 +390,39 @@ fn a_weight_lowered_on_the_way_back_is_not_raised_onto_pods_that_are_not_ready()
     assert!(world.until(20, |world| world.weight() == 100), "{}", world.code());
     assert_eq!(world.run_to_end(), RolloutPhase::RolledBack);
 }
+
+#[test]
+fn a_ceiling_that_falls_below_the_record_raises_nothing_that_another_lowered() {
+    let mut world = World::with(|world| world.good_after = None);
+    world.run_to_weight(5);
+    world.spec.promote_through = Some(1);
+    world.run_to_weight(50);
+    touched(&mut world, |route| (route.stable, route.canary) = (80, Some(20)));
+    world.hpa.as_mut().unwrap().min = 2;
+    world.hpa_refused = true;
+    world.spec.max_weight = 42;
+    assert!(!world.until(10, |world| world.weight() > 20), "{}", world.code());
+    assert_eq!(world.status.weight, 20, "what stands there is recorded");
+}
+
+#[test]
+fn a_foreign_weight_is_lowered_without_raising_another_rule() {
+    let mut world = World::with(|world| world.good_after = None);
+    world.run_to_weight(5);
+    touched(&mut world, |route| {
+        (route.stable, route.canary) = (40, Some(60));
+        route.late = Some((100, Some(0)));
+    });
+    world.pass();
+    assert_eq!(world.route.as_ref().unwrap().percents(), [5.0, 0.0]);
+}
+
+#[test]
+fn a_target_that_is_quarantined_meanwhile_gets_no_weight_back() {
+    let mut world = going_back(PromotingStep::TemplateWritten);
+    world.quarantined.insert(images(OLD)[0].digest.clone());
+    world.broken.insert(images(OLD)[0].digest.clone());
+    touched(&mut world, |route| (route.stable, route.canary) = (60, Some(40)));
+    world.until(60, |world| world.weight() > 40);
+    assert!(world.weight() <= 40, "{}", world.code());
+}
