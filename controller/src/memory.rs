@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http::{Method, Request, Response};
 use http_body_util::BodyExt;
@@ -27,10 +28,16 @@ pub fn objects(all: &[Value]) -> Objects {
 
 /// Lists and gives what it holds, takes every patch and tells of it; a watch brings nothing.
 pub fn server(holds: Objects) -> (Client, mpsc::UnboundedReceiver<String>) {
+    refusing(holds, 0)
+}
+
+/// The same, but it refuses the first patches, so many, and tells so.
+pub fn refusing(holds: Objects, patches: usize) -> (Client, mpsc::UnboundedReceiver<String>) {
+    let refusals = Arc::new(AtomicUsize::new(patches));
     let (line, written) = mpsc::unbounded_channel();
     let holds = Arc::new(holds);
     let service = tower::service_fn(move |request: Request<Body>| {
-        let (line, holds) = (line.clone(), holds.clone());
+        let (line, holds, refusals) = (line.clone(), holds.clone(), refusals.clone());
         async move {
             let (parts, body) = request.into_parts();
             if parts.uri.query().is_some_and(|q| q.contains("watch=true")) {
@@ -43,6 +50,14 @@ pub fn server(holds: Objects) -> (Client, mpsc::UnboundedReceiver<String>) {
             let (code, said) = if parts.method == Method::DELETE {
                 line.send(format!("DELETE {path}")).unwrap();
                 (200, json!({"kind": "Status", "status": "Success"}))
+            } else if parts.method == Method::PATCH
+                && refusals.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+            {
+                line.send(format!("REFUSED {path}")).unwrap();
+                (
+                    503,
+                    json!({"kind": "Status", "status": "Failure", "reason": "Unavailable", "message": "no", "code": 503}),
+                )
             } else if parts.method == Method::PATCH {
                 let sent: Value = serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap();
                 let mut answer = match holds.get(&path) {

@@ -39,6 +39,13 @@ impl Permit {
         Permit { renewed: watch::channel(None).1, terms: Terms::default() }
     }
 
+    /// A permit that holds until its other end says `None`.
+    #[cfg(test)]
+    pub fn revocable() -> (watch::Sender<Option<Instant>>, Self) {
+        let (sender, renewed) = watch::channel(Some(Instant::now()));
+        (sender, Permit { renewed, ..Permit::unconditional() })
+    }
+
     /// True while no other process can have taken over.
     pub fn held(&self) -> bool {
         let renewed = *self.renewed.borrow();

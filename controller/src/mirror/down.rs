@@ -1,7 +1,6 @@
 //! Pulling what holds here: each kind is watched at the hub and merged into this cluster, one object at a time. A
 //! failed write is tried again at the next beat; a bad object stops nothing else. Knows no rollout.
 
-use std::collections::HashMap;
 use std::fmt::Debug;
 use std::time::Duration;
 
@@ -20,6 +19,7 @@ use super::Mirror;
 use super::kinds::{self, Here, Kind, Pace};
 use super::loosen;
 use super::reliance::{Footing, Ground, Mirrored, Named};
+use super::sources::Sources;
 use crate::connect::{CallError, bounded};
 use crate::spoke::cache::Cache;
 
@@ -68,35 +68,86 @@ impl Mirror {
             }
             match bounded(api.get(&self.environment)).await {
                 Ok(source) => self.merge(Kind::Environment, &source, &self.world.environments).await,
+                Err(error) if error.is_not_found() => {
+                    let gone = |name: &str| name == self.environment;
+                    self.lapse(Kind::Environment, gone, &self.world.environments).await;
+                }
                 Err(error) => tracing::debug!(%error, "the Environment was not read at the hub"),
             }
         }
     }
 
     async fn pull<K: Mirrored>(self, kind: Kind, api: Api<K>, local: Cache<K>) {
-        let mut sources: HashMap<String, K> = HashMap::new();
+        let mut sources = Sources::default();
         let mut stream = std::pin::pin!(watcher(api, config()).backoff(Patience::default()));
         let mut ticks = tokio::time::interval(BEAT);
         loop {
             tokio::select! {
                 event = stream.next() => match event {
-                    Some(Ok(watcher::Event::Apply(object) | watcher::Event::InitApply(object))) => {
-                        self.merge(kind, &object, &local).await;
-                        sources.insert(object.name_any(), object);
-                    }
-                    // Gone at the hub removes nothing here; it is only no longer compared.
-                    Some(Ok(watcher::Event::Delete(object))) => {
-                        self.waiting.end(kind, &object.name_any());
-                        sources.remove(&object.name_any());
-                    }
-                    Some(Ok(watcher::Event::Init | watcher::Event::InitDone)) => {}
+                    Some(Ok(event)) => self.told(kind, event, &mut sources, &local).await,
                     Some(Err(error)) => tracing::debug!(?kind, %error, "watch at the hub failed; trying again"),
                     None => return,
                 },
-                _ = ticks.tick() => for source in sources.values() {
-                    self.merge(kind, source, &local).await;
-                },
+                _ = ticks.tick() => self.look(kind, &sources, &local).await,
             }
+        }
+    }
+
+    pub(super) async fn told<K: Mirrored>(
+        &self,
+        kind: Kind,
+        event: watcher::Event<K>,
+        sources: &mut Sources<K>,
+        local: &Cache<K>,
+    ) {
+        let ends = matches!(event, watcher::Event::Delete(_) | watcher::Event::InitDone);
+        if let Some(object) = sources.take(event) {
+            self.merge(kind, &object, local).await;
+        }
+        if ends {
+            self.lapse(kind, |name| sources.lacks(name), local).await;
+        }
+    }
+
+    pub(super) async fn look<K: Mirrored>(&self, kind: Kind, sources: &Sources<K>, local: &Cache<K>) {
+        for source in sources.all() {
+            self.merge(kind, source, local).await;
+        }
+        self.lapse(kind, |name| sources.lacks(name), local).await;
+    }
+
+    /// Gone at the hub removes nothing here, but what waits here and nobody holds any more waits no longer: put there
+    /// again, its time begins anew and in the open.
+    async fn lapse<K: Mirrored>(&self, kind: Kind, gone: impl Fn(&str) -> bool, cache: &Cache<K>) {
+        self.waiting.end_all(kind, &gone);
+        let waits = |copy: &K| copy.annotations().contains_key(names::PENDING);
+        for copy in cache.all().into_iter().filter(|copy| waits(copy) && gone(&copy.name_any())) {
+            if let Err(error) = self.retract(kind, copy.as_ref(), cache).await {
+                not_yet(&kind, &copy.name_any(), &error);
+            }
+        }
+    }
+
+    /// Touches no more than the mark, and only on the copy that was looked at; another is looked at with the next beat.
+    async fn retract<K: Mirrored>(&self, kind: Kind, copy: &K, cache: &Cache<K>) -> Result<(), CallError> {
+        if !self.may_write() {
+            return Ok(());
+        }
+        let name = copy.name_any();
+        let api: Api<K> = Api::all(self.world.client.clone());
+        let marks = json!({ names::PENDING: null, names::PENDING_SINCE: null });
+        let patch = json!({"metadata": {
+            "uid": copy.uid(), "resourceVersion": copy.resource_version(), "annotations": marks,
+        }});
+        let manager = PatchParams { field_manager: Some(names::MIRROR_FIELD_MANAGER.into()), ..PatchParams::default() };
+        match bounded(api.patch(&name, &manager, &Patch::Merge(&patch))).await {
+            Ok(written) => {
+                tracing::warn!(?kind, name, "what would have loosened it is gone at the hub and waits no more");
+                cache.wrote(written);
+                Ok(())
+            }
+            Err(error) if error.is_not_found() || error.is_conflict() => Ok(()),
+            Err(error) => Err(error),
         }
     }
 
@@ -133,10 +184,12 @@ impl Mirror {
     /// Keeps with the Environment here what the policy says that governs it: where that is missing later, it was taken
     /// away. From what is here alone, since a hub could keep its Environment to itself.
     pub(super) async fn remember(&self) -> Result<(), CallError> {
+        self.listed().await;
+        let _turn = self.turn.lock().await;
+        // Asked last: both may have taken longer than the lease.
         if !self.may_write() {
             return Ok(());
         }
-        self.listed().await;
         let ground = self.ground();
         let Some(environment) = &ground.environment else { return Ok(()) };
         let Some(policy) = ground.policies.iter().find(|p| p.name_any() == environment.spec.policy) else {
@@ -218,6 +271,10 @@ impl Mirror {
         self.furnish(&Named::newly(source, cache.get(None, name).as_deref())).await?;
         // What is written from here on is seen by whoever decides next.
         let _turn = if kind == Kind::Quarantine { None } else { Some(self.turn.lock().await) };
+        // The caches, the hub and the turn may have taken longer than the lease.
+        if !self.may_write() {
+            return Ok(());
+        }
         let local = cache.get(None, name);
         let newly = Named::newly(source, local.as_deref());
         let footing = if newly.is_nothing() { Footing::Firm } else { self.ground().footing(&newly) };

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures::future::join_all;
+use kube::Client;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -21,20 +22,20 @@ use crate::memory::{objects, server, told};
 use crate::reach::Reach;
 use crate::spoke::World;
 
-fn object(kind: &str, name: &str, spec: Value) -> Value {
+pub(super) fn object(kind: &str, name: &str, spec: Value) -> Value {
     json!({"apiVersion": "tidegate.io/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec})
 }
 
-fn environment() -> Value {
+pub(super) fn environment() -> Value {
     object("Environment", "east", json!({"policy": "strict", "metrics": {"prometheus": "http://p"}}))
 }
 
-fn policy(attestors: &[&str]) -> Value {
+pub(super) fn policy(attestors: &[&str]) -> Value {
     let check = json!({"displayName": "signed", "sigstoreSignatureCheck": {"attestors": attestors}});
     object("VerificationPolicy", "strict", json!({"checkSets": [{"displayName": "all", "checks": [check]}]}))
 }
 
-fn attestor(name: &str) -> Value {
+pub(super) fn attestor(name: &str) -> Value {
     object("Attestor", name, json!({"keys": [{"pem": "-----BEGIN PUBLIC KEY-----"}]}))
 }
 
@@ -42,16 +43,16 @@ fn root() -> Value {
     object("TrustRoot", "default", json!({"trustedRoot": "{}"}))
 }
 
-fn typed<K: DeserializeOwned>(object: Value) -> K {
+pub(super) fn typed<K: DeserializeOwned>(object: Value) -> K {
     serde_json::from_value(object).unwrap()
 }
 
-const NOW: &str = "2026-01-01T00:10:00Z";
+pub(super) const NOW: &str = "2026-01-01T00:10:00Z";
 /// Just as long ago as the delay, and a second less.
 const LONG_AGO: &str = "2026-01-01T00:05:00Z";
-const OF_LATE: &str = "2026-01-01T00:05:01Z";
+pub(super) const OF_LATE: &str = "2026-01-01T00:05:01Z";
 
-struct At(&'static str);
+pub(super) struct At(pub &'static str);
 
 impl Clock for At {
     fn now(&self) -> jiff::Timestamp {
@@ -60,8 +61,18 @@ impl Clock for At {
 }
 
 /// The environment's spoke, over these two servers.
-fn spoke(hub: &[Value], here: &[Value]) -> (Mirror, impl Future<Output = ()> + use<>, UnboundedReceiver<String>) {
-    let ((hub, _at_the_hub), (client, written)) = (server(objects(hub)), server(objects(here)));
+pub(super) fn spoke(
+    hub: &[Value],
+    here: &[Value],
+) -> (Mirror, impl Future<Output = ()> + use<>, UnboundedReceiver<String>) {
+    let (client, written) = server(objects(here));
+    let (mirror, kept) = spoke_over(hub, client);
+    (mirror, kept, written)
+}
+
+/// The same over this client of the environment's own API server.
+pub(super) fn spoke_over(hub: &[Value], client: Client) -> (Mirror, impl Future<Output = ()> + use<>) {
+    let (hub, _at_the_hub) = server(objects(hub));
     let (world, keepers) = World::open(client, Reach::of("memory"));
     let mirror = Mirror {
         environment: "east".into(),
@@ -79,7 +90,7 @@ fn spoke(hub: &[Value], here: &[Value]) -> (Mirror, impl Future<Output = ()> + u
         join_all(keepers).await;
         panic!("the watches ended");
     };
-    (mirror, kept, written)
+    (mirror, kept)
 }
 
 /// What one pull of this object writes here.
@@ -103,7 +114,7 @@ async fn pulled(source: Value, hub: &[Value], here: &[Value]) -> Vec<String> {
 }
 
 /// As it is here once `source` loosened it so long ago that its own time is just over.
-fn due<K: DeserializeOwned + Serialize>(kind: Kind, local: &Value, source: &Value) -> Value {
+pub(super) fn due<K: DeserializeOwned + Serialize>(kind: Kind, local: &Value, source: &Value) -> Value {
     let whole = |object: &Value| serde_json::to_value(typed::<K>(object.clone())).unwrap();
     let pace = Pace { delay: 300, now: LONG_AGO.parse().unwrap(), footing: Footing::Firm };
     let (local, source) = (whole(local), whole(source));
@@ -113,7 +124,7 @@ fn due<K: DeserializeOwned + Serialize>(kind: Kind, local: &Value, source: &Valu
     marked(local, annotations)
 }
 
-fn marked(mut object: Value, annotations: Value) -> Value {
+pub(super) fn marked(mut object: Value, annotations: Value) -> Value {
     object["metadata"]["annotations"] = annotations;
     object
 }

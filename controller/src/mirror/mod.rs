@@ -5,12 +5,15 @@ pub mod away;
 pub mod down;
 #[cfg(test)]
 mod down_tests;
+#[cfg(test)]
+mod gap_tests;
 pub mod intents;
 pub mod kinds;
 pub mod link;
 pub mod loosen;
 pub mod reliance;
 pub mod rollouts;
+pub mod sources;
 pub mod up;
 
 use std::sync::Arc;

@@ -163,6 +163,12 @@ impl Waiting {
     pub fn end(&self, kind: Kind, name: &str) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).remove(&(kind, name.to_owned()));
     }
+
+    /// Ends all of this kind that `gone` names.
+    pub fn end_all(&self, kind: Kind, gone: impl Fn(&str) -> bool) {
+        let mut table = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        table.retain(|(of, name), _| *of != kind || !gone(name));
+    }
 }
 
 #[cfg(test)]

@@ -79,6 +79,9 @@ impl Mirror {
             wake.borrow_and_update();
             let locals = self.world.rollouts.select(|r| r.spec.environment == self.environment);
             for local in locals {
+                if !self.may_write() {
+                    break;
+                }
                 let Some(intent) = self.intents.get(&local.name_any()) else { continue };
                 let known = local.uid().and_then(|uid| sent.get(&uid));
                 if intent.spec.namespace != local.namespace().unwrap_or_default() || !owed(&intent, &local, known) {
