@@ -5,9 +5,11 @@ mod collect;
 mod kept;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use jiff::Timestamp;
 
 use crate::decide::{self, Digests, Subject};
@@ -116,8 +118,14 @@ impl Verifier {
         let authorities = Authorities::prepare(names, request.attestors, request.trust_roots);
         let location = request.policy.locate(&request.image);
         let collected = collect::collect(&*self.fetch, &location, subject.digest, authorities, &self.room);
+        // Whoever names an image chooses these bytes: what they break here must not take the caller's task along.
+        let collected = AssertUnwindSafe(collected).catch_unwind();
         let evidence = match tokio::time::timeout(self.deadline, collected).await {
-            Ok(evidence) => evidence,
+            Ok(Ok(evidence)) => evidence,
+            Ok(Err(_)) => {
+                let message = format!("what {location} answered broke the verification: a fault of Tidegate's own");
+                return decide::error(subject, digests, "registry", message);
+            }
             Err(_) => {
                 let message = format!(
                     "fetching evidence from {location} took longer than {} s: see whether the registry answers",

@@ -16,6 +16,7 @@ use tidegate_policies::digest::Digest;
 use tidegate_policies::image::ImageRef;
 use tidegate_policies::model::{Check, SigstoreSignatureCheck};
 use tidegate_policies::registry::{BUNDLE_MEDIA_TYPE, Fetch, FetchError, Location, Manifest, MemoryFetch, Referrer};
+use tidegate_policies::verdict::Decision;
 use tidegate_policies::verifier::Verifier;
 use tokio::sync::watch;
 use tracing::field::{Field, Visit};
@@ -191,4 +192,39 @@ async fn a_signature_on_an_index_is_none_on_a_child_that_is_named_by_itself() {
     assert!(!verdict.allows() && verdict.summary().contains("not of this image"), "{}", verdict.summary());
     attach_signature(&world, &signer).await;
     assert!(world.verdict().await.allows(), "signed by itself (`cosign sign --recursive`)");
+}
+
+/// A registry whose answer nobody thought of.
+struct Breaking(Arc<MemoryFetch>);
+
+#[async_trait]
+impl Fetch for Breaking {
+    async fn resolve(&self, at: &Location, image: &ImageRef) -> Result<Digest, FetchError> {
+        self.0.resolve(at, image).await
+    }
+
+    async fn manifest(&self, _: &Location, _: &Digest) -> Result<Manifest, FetchError> {
+        panic!("hostile bytes")
+    }
+
+    async fn referrers(&self, at: &Location, digest: &Digest) -> Result<Vec<Referrer>, FetchError> {
+        self.0.referrers(at, digest).await
+    }
+
+    async fn blob(&self, at: &Location, digest: &Digest, limit: u64) -> Result<Bytes, FetchError> {
+        self.0.blob(at, digest, limit).await
+    }
+}
+
+#[tokio::test]
+async fn bytes_that_break_the_verification_are_no_answer_and_take_no_task_along() {
+    let (mut world, signer) = world(1);
+    attach_signature(&world, &signer).await;
+    world.verifier = Verifier::new(Arc::new(Breaking(world.fetch.clone())));
+    for _ in 0..2 {
+        let verdict = world.verifier.verify(world.request(jiff::Timestamp::UNIX_EPOCH)).await;
+        assert_eq!(verdict.decision, Decision::Error, "{}", verdict.summary());
+        assert!(verdict.retryable());
+        assert!(verdict.summary().contains("broke the verification"), "{}", verdict.summary());
+    }
 }

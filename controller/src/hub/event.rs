@@ -16,8 +16,8 @@ const MAX_RESOLVED: usize = 64;
 
 pub async fn reconcile(hub: &Hub, name: &str) -> Result<Option<Duration>, ReconcileError> {
     let Some(observed) = observe::event(hub, name) else { return Ok(None) };
-    let views = validate::views(&hub.index, &observed.pipelines)?;
     let source = observed.source.as_ref().map(|s| &s.spec);
+    let views = validate::views(&hub.index, &observed.pipelines, &observed.event.spec, source)?;
     let asked = wanted(&observed.event.spec, source, &views).unwrap_or_default();
     let mut lookups = observe::lookups(hub, &observed.event, &views, &asked).await;
     let indexes = observe::indexes(hub, &views, &asked, &mut lookups).await;

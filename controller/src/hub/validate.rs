@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt};
-use tidegate_pipelines::api::{Environment, MetricsSource, Pipeline};
+use tidegate_pipelines::api::{BuildEventSpec, Environment, EventSourceSpec, MetricsSource, Pipeline};
 use tidegate_pipelines::release::{
-    Claim, PipelineState, PipelineView, Place, Spot, claims, namespace_allowed, refusals, target_namespace,
+    Claim, PipelineState, PipelineView, Place, Spot, claims, namespace_allowed, refusals, target_namespace, wanted,
 };
 
 use super::index::Index;
@@ -109,25 +109,47 @@ fn standings(index: &Index) -> Arc<Snapshot> {
     index.standings.now(present, |pipeline| examine(index, pipeline))
 }
 
-/// The pipelines as the planner of events takes them.
-pub fn views<'a>(index: &Index, pipelines: &'a [Arc<Pipeline>]) -> Result<Vec<PipelineView<'a>>, ValidateError> {
+/// The pipelines as the planner of events takes them. One that is not examined yet keeps this event from being settled
+/// only if the event asks for something of it: anybody may change theirs at any time, and nobody else waits for that.
+pub fn views<'a>(
+    index: &Index,
+    pipelines: &'a [Arc<Pipeline>],
+    event: &BuildEventSpec,
+    source: Option<&EventSourceSpec>,
+) -> Result<Vec<PipelineView<'a>>, ValidateError> {
+    let asks = |pipeline: &Pipeline| {
+        let view = view(pipeline, &Standing::default());
+        view.is_some_and(|view| wanted(event, source, &[view]).is_ok_and(|wanted| !wanted.is_empty()))
+    };
     let mut views = Vec::new();
     for pipeline in pipelines {
-        let standing = standing(index, pipeline)?;
-        let metadata = &pipeline.metadata;
-        let named = (metadata.namespace.as_deref(), metadata.name.as_deref(), metadata.uid.as_deref());
-        let (Some(namespace), Some(name), Some(uid)) = named else { continue };
-        views.push(PipelineView {
-            namespace,
-            name,
-            uid,
-            spec: &pipeline.spec,
-            deleting: metadata.deletion_timestamp.is_some(),
-            refused: standing.refused(),
-            ambiguous_with: standing.ambiguous_with.clone(),
-        });
+        let standing = match standing(index, pipeline) {
+            Ok(standing) => standing,
+            Err(error) => {
+                let newer = index.pipelines.get(&ObjectRef::from_obj(pipeline.as_ref()));
+                if asks(pipeline) || newer.is_some_and(|newer| asks(&newer)) {
+                    return Err(error);
+                }
+                // What nothing is asked of ships nothing, however it stands.
+                Arc::default()
+            }
+        };
+        views.extend(view(pipeline, &standing));
     }
     Ok(views)
+}
+
+fn view<'a>(pipeline: &'a Pipeline, standing: &Standing) -> Option<PipelineView<'a>> {
+    let metadata = &pipeline.metadata;
+    Some(PipelineView {
+        namespace: metadata.namespace.as_deref()?,
+        name: metadata.name.as_deref()?,
+        uid: metadata.uid.as_deref()?,
+        spec: &pipeline.spec,
+        deleting: metadata.deletion_timestamp.is_some(),
+        refused: standing.refused(),
+        ambiguous_with: standing.ambiguous_with.clone(),
+    })
 }
 
 /// A release's environments and pipeline, as far as its planner cares.
@@ -190,6 +212,7 @@ mod tests {
     use futures::FutureExt;
     use futures::future::join_all;
     use serde_json::json;
+    use tidegate_pipelines::api::names;
     use tokio::sync::mpsc;
 
     use super::super::standing::Standings;
@@ -230,7 +253,7 @@ mod tests {
     #[tokio::test]
     async fn a_pipeline_that_was_not_examined_as_it_is_counts_neither_as_sound_nor_as_broken() {
         let spec = json!({
-            "images": [], "workload": {"name": "portal"}, "service": "portal", "route": {"httpRoute": "portal"},
+            "images": [{"container": "app", "repository": "r.test/shop/portal"}], "workload": {"name": "portal"}, "service": "portal", "route": {"httpRoute": "portal"},
             "stages": [{"name": "one", "environments": ["nowhere"]}], "objectives": []
         });
         let object = |name: &str, generation: u64| {
@@ -250,11 +273,22 @@ mod tests {
         for (pipeline, case) in [(held("gone", 1), "taken from the store"), (held("portal", 1), "another one by now")] {
             let told = standing(&index, &pipeline).unwrap_err();
             assert!(told.is_conflict(), "{case}: {told}");
-            let all = [held("portal", 2), pipeline];
-            assert!(
-                views(&index, &all).is_err_and(|told| told.is_conflict()),
-                "{case}: an event would be settled without it"
-            );
+            let all = [pipeline, held("portal", 2)];
+            let seen = |repository: &str, namespace: Option<&str>| {
+                let event = json!({
+                    "source": names::PERSON_SOURCE, "type": "image", "key": "k", "pipelineNamespace": namespace,
+                    "images": [{"repository": repository, "tag": "v1"}], "receivedAt": "2026-01-01T00:00:00Z"
+                });
+                let event: BuildEventSpec = serde_json::from_value(event).unwrap();
+                views(&index, &all, &event, None).map(|views| views.len())
+            };
+            for namespace in [None, Some("shop")] {
+                let told = seen("r.test/shop/portal", namespace);
+                assert!(told.is_err_and(|told| told.is_conflict()), "{case}: an event would be settled without it");
+            }
+            // Another team's event.
+            assert_eq!(seen("r.test/other/portal", None).unwrap(), 2, "{case}");
+            assert_eq!(seen("r.test/shop/portal", Some("other")).unwrap(), 2, "{case}");
         }
     }
 }

@@ -54,17 +54,17 @@ impl Mirror {
         names::environment_namespace(&self.environment)
     }
 
-    /// The mirror's tasks; the wiring runs them.
-    pub fn tasks(&self) -> Vec<BoxFuture<'static, ()>> {
+    /// The mirror's tasks by name, none of which ends by itself; the wiring runs them.
+    pub fn tasks(&self) -> Vec<(&'static str, BoxFuture<'static, ()>)> {
         vec![
-            Box::pin(self.clone().beat()),
-            Box::pin(self.clone().pull_environment()),
-            Box::pin(self.clone().pull_policies()),
-            Box::pin(self.clone().pull_attestors()),
-            Box::pin(self.clone().pull_trust_roots()),
-            Box::pin(self.clone().pull_quarantines()),
-            Box::pin(self.clone().pull_rollouts()),
-            Box::pin(self.clone().report()),
+            ("heartbeat", Box::pin(self.clone().beat())),
+            ("mirror of the environment", Box::pin(self.clone().pull_environment())),
+            ("mirror of policies", Box::pin(self.clone().pull_policies())),
+            ("mirror of attestors", Box::pin(self.clone().pull_attestors())),
+            ("mirror of trust roots", Box::pin(self.clone().pull_trust_roots())),
+            ("mirror of quarantines", Box::pin(self.clone().pull_quarantines())),
+            ("mirror of rollouts", Box::pin(self.clone().pull_rollouts())),
+            ("report to the hub", Box::pin(self.clone().report())),
         ]
     }
 

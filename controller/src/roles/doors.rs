@@ -1,7 +1,6 @@
 //! The role `doors`: wiring only.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
 use futures::FutureExt;
@@ -11,9 +10,9 @@ use tidegate_webhook::doors::route::{self, Side};
 use tidegate_webhook::doors::{Doors, HttpKeys, KubeStore, Metrics};
 use tidegate_webhook::serve::Transport;
 use tidegate_webhook::tls::Certificates;
-use tokio::task::JoinSet;
 
-use super::{CommonArgs, shutdown_signal, stopped};
+use super::parts::{self, Parts};
+use super::{CommonArgs, attended, shutdown_signal, stopped};
 use crate::serve::Telemetry;
 use crate::{clock, connect};
 
@@ -31,7 +30,7 @@ pub struct Args {
     pub tls_key: Option<std::path::PathBuf>,
 }
 
-/// Runs until SIGTERM.
+/// Runs until SIGTERM, or until a part of it ends by itself.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let client = connect::client(args.common.kubeconfig.as_deref()).await?;
     let transport = match (&args.tls_cert, &args.tls_key) {
@@ -53,26 +52,19 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     });
 
     let (stop, shutdown) = tokio::sync::watch::channel(false);
-    let mut tasks = JoinSet::new();
-    tasks.spawn(watch);
-    tasks.spawn(args.common.side_port(telemetry.clone(), shutdown.clone()));
+    let mut parts = Parts::default();
+    parts.spawn("watch", watch);
+    parts.spawn("side port", args.common.side_port(telemetry.clone(), shutdown.clone()));
     let ready = telemetry.clone();
-    tasks.spawn(async move {
+    parts.spawn("readiness", async move {
         store.synced().await;
         ready.set_ready(true);
+        std::future::pending().await
     });
     tracing::info!(address = %args.listen, tls = args.tls_cert.is_some(), "the doors are open");
-    let mut door = JoinSet::new();
     let side: Arc<dyn Side> = Arc::new(Told(telemetry.clone()));
-    door.spawn(route::run(doors, side, listener, transport, stopped(shutdown)));
-
-    shutdown_signal().await;
-    telemetry.set_ready(false);
-    let _ = stop.send(true);
-    // `serve` bounds its own drain; this is only against its being stuck.
-    let _ = tokio::time::timeout(Duration::from_secs(15), door.join_next()).await;
-    tasks.shutdown().await;
-    Ok(())
+    let serving = route::run(doors, side, listener, transport, stopped(shutdown.clone()));
+    parts::run(parts, stop, shutdown_signal(), attended(serving, telemetry, shutdown)).await
 }
 
 /// The side port's answers, given at the doors as well.

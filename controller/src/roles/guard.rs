@@ -1,7 +1,6 @@
 //! The role `guard`: wiring only.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context;
 use jiff::SignedDuration;
@@ -10,9 +9,9 @@ use tidegate_policies::verifier::Verifier;
 use tidegate_webhook::guard::{self, Ahead, Assessor, Decided, Guard, KubeCluster, Metrics, Recorder, Settings};
 use tidegate_webhook::serve::{Limits, Transport};
 use tidegate_webhook::tls::Certificates;
-use tokio::task::JoinSet;
 
-use super::{CommonArgs, shutdown_signal, stopped};
+use super::parts::{self, Parts};
+use super::{CommonArgs, attended, shutdown_signal, stopped};
 use crate::ledger::{DecisionRecord, Ledger, LogLedger};
 use crate::registry::RegistryArgs;
 use crate::serve::Telemetry;
@@ -50,7 +49,7 @@ pub struct Args {
     pub webhook_timeout: tidegate_pipelines::api::Span,
 }
 
-/// Runs until SIGTERM.
+/// Runs until SIGTERM, or until a part of it ends by itself.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let client = connect::client(args.common.kubeconfig.as_deref()).await?;
     let certificates = match &args.client_ca {
@@ -86,30 +85,23 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     });
 
     let (stop, shutdown) = tokio::sync::watch::channel(false);
-    let mut tasks = JoinSet::new();
-    tasks.spawn(watches);
-    tasks.spawn(ahead.run(cluster.changes()));
-    tasks.spawn(args.common.side_port(telemetry.clone(), shutdown.clone()));
-    tasks.spawn({
+    let mut parts = Parts::default();
+    parts.spawn("watches", watches);
+    parts.spawn("what requests could not wait for", ahead.finishing());
+    parts.spawn("verifying ahead", ahead.run(cluster.changes()));
+    parts.spawn("side port", args.common.side_port(telemetry.clone(), shutdown.clone()));
+    parts.spawn("readiness", {
         let (cluster, telemetry) = (cluster.clone(), telemetry.clone());
         async move {
             cluster.synced().await;
             telemetry.set_ready(true);
-            std::future::pending::<()>().await;
+            std::future::pending().await
         }
     });
     tracing::info!(address = %args.listen, environment = args.environment, client_certificates = args.client_ca.is_some(), "the guard answers");
     let transport = Transport::Tls(Arc::new(certificates));
-    let mut door = tokio::task::JoinSet::new();
-    door.spawn(guard::route::run(guard, listener, transport, Limits::default(), stopped(shutdown)));
-
-    shutdown_signal().await;
-    telemetry.set_ready(false);
-    let _ = stop.send(true);
-    // `serve` bounds its own drain; this is only against its being stuck.
-    let _ = tokio::time::timeout(Duration::from_secs(15), door.join_next()).await;
-    tasks.shutdown().await;
-    Ok(())
+    let serving = guard::route::run(guard, listener, transport, Limits::default(), stopped(shutdown.clone()));
+    parts::run(parts, stop, shutdown_signal(), attended(serving, telemetry, shutdown)).await
 }
 
 struct ToLedger<L> {

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use anyhow::Context;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use kube::Client;
 use tidegate_pipelines::api::names;
 use tidegate_policies::registry::Fetch;
 use tidegate_policies::verifier::Verifier;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
 
-use super::{CommonArgs, stopped, tenure};
+use super::parts::{self, Parts};
+use super::{CommonArgs, shutdown_signal, stopped, tenure};
 use crate::clock::SharedClock;
 use crate::github::Reports;
 use crate::hub::index::Index;
@@ -39,12 +41,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let telemetry = Telemetry::default();
     let metrics = Metrics::register(&mut *telemetry.registry.write().await);
     let (stop, shutdown) = watch::channel(false);
-    let mut tasks = JoinSet::new();
-    tasks.spawn(args.common.side_port(telemetry.clone(), shutdown.clone()));
-    tasks.spawn(async move {
-        super::shutdown_signal().await;
-        stop.send_replace(true);
-    });
+    let mut parts = Parts::default();
+    parts.spawn("side port", args.common.side_port(telemetry.clone(), shutdown.clone()));
     let office = Office {
         client: client.clone(),
         clock: clock::wall(),
@@ -56,9 +54,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     telemetry.set_ready(true);
     let clock = office.clock.clone();
     let stand = || Candidate::new(client.clone(), names::SYSTEM_NAMESPACE, "tidegate-hub", "hub", clock.clone());
-    let outcome = tenure::hold(&office, stand, shutdown).await;
-    tasks.shutdown().await;
-    outcome
+    parts::run(parts, stop, shutdown_signal(), tenure::hold(&office, stand, shutdown)).await
 }
 
 /// What outlives one leadership.
@@ -75,14 +71,15 @@ impl tenure::Office for Office {
         std::future::pending().await
     }
 
-    async fn lead(&self, permit: Permit, ended: watch::Receiver<bool>, tasks: &mut JoinSet<()>) -> anyhow::Result<()> {
+    fn lead(&self, permit: Permit, ended: watch::Receiver<bool>) -> (Parts, BoxFuture<'_, anyhow::Result<()>>) {
+        let mut parts = Parts::default();
         let (sender, keys) = mpsc::channel(1024);
         let (index, watches) = Index::open(&self.client, &sender);
         let (events, publish) = report::Events::open(self.client.clone());
         let (github, tell) = Reports::open(self.client.clone());
-        watches.into_iter().for_each(|watch| drop(tasks.spawn(watch)));
-        tasks.spawn(publish);
-        tasks.spawn(tell);
+        watches.into_iter().for_each(|watch| parts.spawn("watch", watch));
+        parts.spawn("Events", publish);
+        parts.spawn("GitHub", tell);
         let hub = Arc::new(Hub {
             client: self.client.clone(),
             index,
@@ -98,7 +95,7 @@ impl tenure::Office for Office {
             admission: tokio::sync::Mutex::default(),
         });
         let (worker, concurrency) = (hub.clone(), self.concurrency);
-        tasks.spawn(async move {
+        parts.spawn("work queue", async move {
             // Nothing is decided from a store that is not filled yet.
             worker.index.ready().await;
             queue::run(keys, concurrency, move |key| {
@@ -107,15 +104,16 @@ impl tenure::Office for Office {
             })
             .await;
         });
-        tasks.spawn(async move {
+        parts.spawn("retention", async move {
             loop {
                 tokio::time::sleep(retention::INTERVAL).await;
                 retention::sweep(&hub).await;
             }
         });
-        tokio::select! {
-            () = stopped(ended) => Ok(()),
-            Some(part) = tasks.join_next() => Err(anyhow::anyhow!("a part ended by itself: {part:?}")),
-        }
+        let led = async {
+            stopped(ended).await;
+            Ok(())
+        };
+        (parts, led.boxed())
     }
 }

@@ -3,15 +3,18 @@
 pub mod doors;
 pub mod guard;
 pub mod hub;
+mod parts;
 pub mod spoke;
 mod tenure;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
 use crate::serve::Telemetry;
+use parts::Parts;
 
 /// Flags that every role takes.
 #[derive(clap::Args, Clone, Debug)]
@@ -31,13 +34,34 @@ pub async fn stopped(mut shutdown: watch::Receiver<bool>) {
 }
 
 impl CommonArgs {
-    /// Serves the side port until shutdown; a role does its work without it.
+    /// Serves the side port until shutdown; a role does its work without it, so this resolves in no case.
     async fn side_port(self, telemetry: Telemetry, shutdown: watch::Receiver<bool>) {
         let address = self.telemetry_listen;
         if let Err(error) = telemetry.serve(address, stopped(shutdown)).await {
             tracing::error!(%error, %address, "the side port does not serve");
         }
+        std::future::pending().await
     }
+}
+
+/// What is served at a role's own door, until shutdown and what is in hand then. Its end before that is an error.
+async fn attended(
+    serving: impl Future<Output = ()> + Send + 'static,
+    telemetry: Telemetry,
+    shutdown: watch::Receiver<bool>,
+) -> anyhow::Result<()> {
+    let mut door = Parts::default();
+    door.spawn("door", serving);
+    tokio::select! {
+        // First: told to end, it ends as it should.
+        biased;
+        () = stopped(shutdown) => {}
+        died = door.ended() => return Err(died.into()),
+    }
+    telemetry.set_ready(false);
+    // `serve` bounds its own drain; this is only against its being stuck.
+    let _ = tokio::time::timeout(Duration::from_secs(15), door.ended()).await;
+    Ok(())
 }
 
 /// Resolves at SIGTERM or SIGINT.

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use kube::Client;
 use tidegate_pipelines::api::names;
 use tidegate_pipelines::rollout::Hub;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 
-use super::{CommonArgs, stopped, tenure};
+use super::parts::{self, Parts};
+use super::{CommonArgs, shutdown_signal, stopped, tenure};
 use crate::clock::SharedClock;
 use crate::lease::{Candidate, Permit};
 use crate::ledger::LogLedger;
@@ -32,7 +34,7 @@ pub struct Args {
     pub hub_kubeconfig: Option<std::path::PathBuf>,
 }
 
-/// Runs until SIGTERM.
+/// Runs until SIGTERM, or until a part of it ends by itself.
 pub async fn run(args: Args) -> anyhow::Result<()> {
     let (client, reach) = connect::reached(args.common.kubeconfig.as_deref()).await?;
     let hub = match &args.hub_kubeconfig {
@@ -42,13 +44,8 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     let telemetry = Telemetry::default();
     let metrics = Metrics::register(&mut *telemetry.registry.write().await);
     let (stop, shutdown) = watch::channel(false);
-    let mut tasks = JoinSet::new();
-    tasks.spawn(args.common.side_port(telemetry.clone(), shutdown.clone()));
-    tasks.spawn(async move {
-        super::shutdown_signal().await;
-        tracing::info!("shutting down: the writes in hand are finished");
-        stop.send_replace(true);
-    });
+    let mut parts = Parts::default();
+    parts.spawn("side port", args.common.side_port(telemetry.clone(), shutdown.clone()));
     let office = Office {
         environment: args.environment,
         client,
@@ -61,9 +58,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     };
     let (client, clock) = (office.client.clone(), office.clock.clone());
     let stand = || Candidate::new(client.clone(), names::SYSTEM_NAMESPACE, "tidegate-spoke", "spoke", clock.clone());
-    let outcome = tenure::hold(&office, stand, shutdown).await;
-    tasks.shutdown().await;
-    outcome
+    parts::run(parts, stop, shutdown_signal(), tenure::hold(&office, stand, shutdown)).await
 }
 
 /// What outlives one leadership.
@@ -89,26 +84,30 @@ impl tenure::Office for Office {
         }
     }
 
-    async fn lead(&self, permit: Permit, ended: watch::Receiver<bool>, tasks: &mut JoinSet<()>) -> anyhow::Result<()> {
-        let (spoke, world) = self.open(&permit, ended.clone(), tasks);
-        tokio::select! {
-            () = world.ready() => {}
-            () = stopped(ended) => return Ok(()),
-        }
-        self.telemetry.set_ready(true);
-        spoke.supervise().await;
-        Ok(())
+    fn lead(&self, permit: Permit, ended: watch::Receiver<bool>) -> (Parts, BoxFuture<'_, anyhow::Result<()>>) {
+        let mut parts = Parts::default();
+        let (spoke, world) = self.open(&permit, ended.clone(), &mut parts);
+        let led = async move {
+            tokio::select! {
+                () = world.ready() => {}
+                () = stopped(ended) => return Ok(()),
+            }
+            self.telemetry.set_ready(true);
+            spoke.supervise().await;
+            Ok(())
+        };
+        (parts, led.boxed())
     }
 }
 
 impl Office {
     /// Caches, mirror and teller of one tenure, started.
-    fn open(&self, permit: &Permit, shutdown: watch::Receiver<bool>, tasks: &mut JoinSet<()>) -> (Spoke, World) {
+    fn open(&self, permit: &Permit, shutdown: watch::Receiver<bool>, parts: &mut Parts) -> (Spoke, World) {
         let (world, keepers) = World::open(self.client.clone(), self.reach.clone());
-        keepers.into_iter().for_each(|keeper| drop(tasks.spawn(keeper)));
+        keepers.into_iter().for_each(|keeper| parts.spawn("cache", keeper));
         let (teller, events) =
             Teller::new(self.client.clone(), Arc::new(LogLedger), self.metrics.clone(), &self.environment);
-        tasks.spawn(events);
+        parts.spawn("Events", events);
         let (link, hub) = watch::channel(Hub { reachable: true, away_since: None });
         let link = Arc::new(link);
         let intents = self.hub.as_ref().map(|_| Intents::default());
@@ -125,10 +124,10 @@ impl Office {
                 waiting: Waiting::default(),
                 turn: Arc::default(),
             };
-            mirror.tasks().into_iter().for_each(|task| drop(tasks.spawn(task)));
+            mirror.tasks().into_iter().for_each(|(name, task)| parts.spawn(name, task));
         }
         // Without a hub nobody else holds it, and a closed channel would wake its listeners for ever.
-        tasks.spawn(async move {
+        parts.spawn("link", async move {
             let _link = link;
             std::future::pending().await
         });

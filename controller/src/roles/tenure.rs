@@ -1,12 +1,13 @@
 //! Leading again and again, for the roles of which one replica acts: a tenure that lost its lease ends with everything
-//! of it, and the process stands anew. An API server that is away for a while thus costs no restart from outside.
-//! Knows nothing of what is done while leading.
+//! of it, and the process stands anew. An API server that is away for a while thus costs no restart from outside; a part
+//! that ended by itself does. Knows nothing of what is done while leading.
 
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 
+use super::parts::Parts;
 use super::stopped;
 use crate::lease::{Candidate, Permit};
 
@@ -18,14 +19,9 @@ pub trait Office {
     /// While another leads; never resolves. `led`: this process did before.
     fn meanwhile(&self, led: bool) -> impl Future<Output = ()> + Send;
 
-    /// One tenure, with memory of its own; its background tasks go to `tasks` and end with it. Resolves once `ended` says
-    /// so, or the permit ran out, and nothing is in hand any more. An error ends the process.
-    fn lead(
-        &self,
-        permit: Permit,
-        ended: watch::Receiver<bool>,
-        tasks: &mut JoinSet<()>,
-    ) -> impl Future<Output = anyhow::Result<()>> + Send;
+    /// One tenure, with memory of its own: its background parts, which end with it, and its work. That resolves once
+    /// `ended` says so, or the permit ran out, and nothing is in hand any more. An error ends the process.
+    fn lead(&self, permit: Permit, ended: watch::Receiver<bool>) -> (Parts, BoxFuture<'_, anyhow::Result<()>>);
 }
 
 /// Until `shutdown`, or until a tenure fails. `stand` makes another candidate each time: an identity is never used twice.
@@ -60,10 +56,26 @@ async fn tenure(
     }
     tracing::info!(identity = candidate.identity(), "leading");
     let (end, ended) = watch::channel(false);
-    let mut tasks = JoinSet::new();
-    let permit = candidate.permit();
+    let (mut parts, leading) = office.lead(candidate.permit(), ended);
+    let mut died = None;
     let outcome = {
-        let mut leading = std::pin::pin!(office.lead(permit, ended, &mut tasks));
+        // Ends with this block: what hangs in it must not outlive the lease.
+        let mut leading = leading;
+        // Leadership is kept while the last passes end.
+        let ending = async {
+            tokio::select! {
+                () = stopped(shutdown.clone()) => {}
+                part = parts.ended() => {
+                    tracing::error!(error = %part, "this tenure ends");
+                    died = Some(part);
+                }
+            }
+            end.send_replace(true);
+            match died {
+                Some(_) => tokio::time::sleep(LAST_PASS).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             reason = candidate.keep() => {
                 end.send_replace(true);
@@ -71,22 +83,20 @@ async fn tenure(
                 let _ = tokio::time::timeout(LAST_PASS, leading).await;
                 Ok(Some(reason))
             }
-            // Leadership is kept while the last passes end.
-            () = async {
-                stopped(shutdown.clone()).await;
-                end.send_replace(true);
-                std::future::pending::<()>().await;
-            } => Ok(None),
+            () = ending => Ok(None),
             // Without a shutdown only the permit ends it, which runs out a moment before `keep` says so.
             outcome = &mut leading => {
                 outcome.map(|()| (!*shutdown.borrow()).then_some("the lease could not be renewed in time"))
             }
         }
     };
-    tasks.shutdown().await;
+    parts.shutdown().await;
     // Last: until here nobody else may begin.
     candidate.release().await;
-    outcome
+    match died {
+        Some(part) => Err(part.into()),
+        None => outcome,
+    }
 }
 
 #[cfg(test)]
@@ -94,6 +104,7 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
 
+    use futures::FutureExt;
     use http::{Method, Request, Response};
     use http_body_util::BodyExt;
     use kube::Client;
@@ -141,6 +152,23 @@ mod tests {
         ended: mpsc::UnboundedSender<()>,
         /// Its work ends by itself, as when it sees first that its permit ran out.
         by_itself: bool,
+        /// Of one of its parts.
+        fate: watch::Sender<Fate>,
+        /// What was in hand at its end came to its end, with the permit to write.
+        finished: AtomicBool,
+    }
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Fate {
+        Lives,
+        Ends,
+        Panics,
+    }
+
+    impl Watched {
+        fn new(begun: mpsc::UnboundedSender<Permit>, ended: mpsc::UnboundedSender<()>, by_itself: bool) -> Self {
+            Watched { begun, ended, by_itself, fate: watch::Sender::new(Fate::Lives), finished: AtomicBool::new(false) }
+        }
     }
 
     struct Tell(mpsc::UnboundedSender<()>);
@@ -156,22 +184,32 @@ mod tests {
             std::future::pending().await
         }
 
-        async fn lead(
-            &self,
-            permit: Permit,
-            ended: watch::Receiver<bool>,
-            tasks: &mut JoinSet<()>,
-        ) -> anyhow::Result<()> {
+        fn lead(&self, permit: Permit, ended: watch::Receiver<bool>) -> (Parts, BoxFuture<'_, anyhow::Result<()>>) {
+            let mut parts = Parts::default();
             let tell = Tell(self.ended.clone());
-            tasks.spawn(async move {
+            parts.spawn("healthy", async move {
                 let _tell = tell;
                 std::future::pending().await
             });
-            self.begun.send(permit)?;
-            if !self.by_itself {
-                stopped(ended).await;
-            }
-            Ok(())
+            let mut fate = self.fate.subscribe();
+            parts.spawn("doomed", async move {
+                match fate.wait_for(|fate| *fate != Fate::Lives).await.map(|fate| *fate) {
+                    Ok(Fate::Panics) => panic!("hostile bytes"),
+                    Ok(_) => {}
+                    Err(_) => std::future::pending().await,
+                }
+            });
+            let led = async move {
+                self.begun.send(permit.clone())?;
+                if !self.by_itself {
+                    stopped(ended).await;
+                    // What is in hand takes a while, and writes at its end.
+                    tokio::task::yield_now().await;
+                    self.finished.store(permit.held(), Ordering::Relaxed);
+                }
+                Ok(())
+            };
+            (parts, led.boxed())
         }
     }
 
@@ -184,7 +222,7 @@ mod tests {
         let stand = || Candidate::new(client.clone(), "system", "role", "role", crate::clock::wall()).under(terms);
         let ((begun, mut began), (ended, mut ends)) = (mpsc::unbounded_channel(), mpsc::unbounded_channel());
         let (stop, shutdown) = watch::channel(false);
-        let office = Watched { begun, ended, by_itself: false };
+        let office = Watched::new(begun, ended, false);
         let holder = || lease.borrow()["spec"]["holderIdentity"].clone();
         let story = async {
             let first = began.recv().await.unwrap();
@@ -213,7 +251,7 @@ mod tests {
         let stand = || Candidate::new(client.clone(), "system", "role", "role", crate::clock::wall());
         let ((begun, mut began), (ended, _ends)) = (mpsc::unbounded_channel(), mpsc::unbounded_channel());
         let (stop, shutdown) = watch::channel(false);
-        let office = Watched { begun, ended, by_itself: true };
+        let office = Watched::new(begun, ended, true);
         let story = async {
             began.recv().await.unwrap();
             began.recv().await.unwrap();
@@ -221,5 +259,35 @@ mod tests {
         };
         let held = async { tokio::join!(hold(&office, stand, shutdown), story).0 };
         tokio::time::timeout(SOON, held).await.expect("it never stood again").unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_part_that_dies_ends_its_tenure_in_order_and_the_process_with_the_reason() {
+        for (fate, said) in
+            [(Fate::Panics, "the part 'doomed' failed: "), (Fate::Ends, "the part 'doomed' ended by itself")]
+        {
+            let lease = Arc::new(watch::Sender::new(Value::Null));
+            let client = server(Arc::default(), lease.clone());
+            let stand = || Candidate::new(client.clone(), "system", "role", "role", crate::clock::wall());
+            let ((begun, mut began), (ended, mut ends)) = (mpsc::unbounded_channel(), mpsc::unbounded_channel());
+            let (_stop, shutdown) = watch::channel(false);
+            let office = Watched::new(begun, ended, false);
+            let story = async {
+                began.recv().await.unwrap();
+                assert_ne!(lease.borrow()["spec"]["holderIdentity"], Value::Null);
+                office.fate.send_replace(fate);
+            };
+            let held = async { tokio::join!(hold(&office, stand, shutdown), story).0 };
+            let told = tokio::time::timeout(SOON, held).await.expect("nobody noticed").unwrap_err().to_string();
+            assert!(told.starts_with(said), "{fate:?}: {told}");
+            assert_eq!(told.contains("hostile bytes"), fate == Fate::Panics, "{told}");
+            assert!(office.finished.load(Ordering::Relaxed), "{fate:?}: what was in hand is finished under its permit");
+            assert!(ends.try_recv().is_ok(), "{fate:?}: every other part ended as well");
+            assert_eq!(
+                lease.borrow()["spec"]["holderIdentity"],
+                Value::Null,
+                "{fate:?}: given up for the other replica"
+            );
+        }
     }
 }

@@ -55,16 +55,14 @@ impl Ahead {
         Self { cluster, assessor, now, attempts: HashMap::new() }
     }
 
-    /// Works until dropped, or until nobody can change anything any more.
-    pub async fn run(self, changes: watch::Receiver<u64>) {
+    /// Finishes what requests could not wait for, until dropped. A task of its own, beside [`Ahead::run`].
+    pub fn finishing(&self) -> impl Future<Output = ()> + Send + 'static {
         let (cluster, assessor) = (self.cluster.clone(), self.assessor.clone());
-        tokio::select! {
-            () = self.follow(changes) => {}
-            () = finish::run(&*cluster, &assessor) => {}
-        }
+        async move { finish::run(&*cluster, &assessor).await }
     }
 
-    async fn follow(mut self, mut changes: watch::Receiver<u64>) {
+    /// Works until dropped, or until nobody can change anything any more.
+    pub async fn run(mut self, mut changes: watch::Receiver<u64>) {
         loop {
             changes.mark_unchanged();
             let wait = self.pass().await;

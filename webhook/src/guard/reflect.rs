@@ -46,7 +46,7 @@ pub struct KubeCluster {
 }
 
 impl KubeCluster {
-    /// The caches, and the task that keeps them; nothing is known until it runs.
+    /// The caches, and the task that keeps them and ends with any of its watches; nothing is known until it runs.
     pub fn new(client: Client, environment: impl Into<String>) -> (Arc<Self>, BoxFuture<'static, ()>) {
         let changed = watch::Sender::new(0);
         let mut watches: Vec<BoxFuture<'static, ()>> = Vec::new();
@@ -64,7 +64,7 @@ impl KubeCluster {
             changed,
             client,
         };
-        (Arc::new(cluster), futures::future::join_all(watches).map(drop).boxed())
+        (Arc::new(cluster), futures::future::select_all(watches).map(drop).boxed())
     }
 
     /// Ticks with every change of what is cached.

@@ -95,6 +95,15 @@ fn want(namespace: &str, n: u8) -> Want {
     Want { image: unsigned(n).parse().unwrap(), scope, revision: None }
 }
 
+/// All that the guard does behind requests.
+async fn work(ahead: Ahead, changes: watch::Receiver<u64>) {
+    let finishing = ahead.finishing();
+    tokio::select! {
+        () = ahead.run(changes) => {}
+        () = finishing => {}
+    }
+}
+
 #[tokio::test]
 async fn one_namespaces_hanging_images_take_no_other_ones_place() {
     let house = House::enforcing();
@@ -143,7 +152,7 @@ async fn what_a_pod_could_not_wait_for_holds_up_no_rollout() {
         }
     };
     tokio::select! {
-        () = ahead.run(changes.subscribe()) => panic!("it ended"),
+        () = work(ahead, changes.subscribe()) => panic!("it ended"),
         ended = tokio::time::timeout(Duration::from_secs(5), later) => assert!(ended.is_ok(), "no verdict for the rollout"),
     }
 }
@@ -255,7 +264,7 @@ async fn one_namespaces_unfinished_images_keep_no_other_ones_from_being_finished
         registry.waiting.load(Ordering::SeqCst)
     };
     tokio::select! {
-        () = ahead.run(changes) => panic!("it ended"),
+        () = work(ahead, changes) => panic!("it ended"),
         waiting = tokio::time::timeout(Duration::from_secs(5), kept) => {
             // A verification has two requests under way at most.
             assert!(waiting.is_ok_and(|waiting| waiting <= 2), "its turn, beside one of the others");
@@ -296,7 +305,7 @@ async fn an_image_that_hung_is_asked_for_again_only_after_its_rest() {
         assert!(matches!(pod().await.judged, Judged::Allow), "what is known is let in whatever rests");
     };
     tokio::select! {
-        () = ahead.run(changes) => panic!("it ended"),
+        () = work(ahead, changes) => panic!("it ended"),
         ended = tokio::time::timeout(Duration::from_secs(5), story) => assert!(ended.is_ok(), "it never rested"),
     }
 }
