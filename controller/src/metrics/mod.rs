@@ -30,7 +30,8 @@ pub struct ReadRequest {
     /// The judge's watermark (before the first evaluation: when the step's weight was seen). Samples after it are
     /// wanted, and a little before for the differences.
     pub watermark: Option<Timestamp>,
-    /// Whether the evaluation before this one was a large one: then this one waits for a large room at once.
+    /// Whether the evaluation before this one was a large one: then only the gateway is asked before there is a large
+    /// room.
     pub large: bool,
     /// Up to when the stable pods' past may be read (the rollout's start), for the over-dispersion.
     pub history_until: Option<Timestamp>,
@@ -42,16 +43,21 @@ pub struct Taken {
     pub batch: Batch,
     /// Up to when it was asked for: the moment at which its turn came.
     pub at: Timestamp,
-    /// As `ReadRequest::large` for the next one.
+    /// As `ReadRequest::large` for the next one. After `read`: what is missing needs a large room, see `rest`.
     pub large: bool,
 }
 
 /// Where the spoke reads counters. A failed read is a line in the batch, never a panic and never silence.
 #[async_trait]
 pub trait MetricsPort: Send + Sync {
-    /// The live evidence: as few queries as possible, at the same time, under the port's own deadline. The clock is read
-    /// when the turn has come.
+    /// The live evidence, as far as a small room holds it; the gateway's has a part of its own there. As few queries as
+    /// possible, at the same time, under the port's own deadline. The clock is read when the turn has come.
     async fn read(&self, request: &ReadRequest, clock: &dyn Clock) -> Taken;
+
+    /// All of it, once there is a large room. If none comes, `first` stands, and what it lacks is a line.
+    async fn rest(&self, _request: &ReadRequest, first: Taken, _clock: &dyn Clock) -> Taken {
+        first
+    }
 
     /// The stable pods' past up to `history_until`, one per objective: slower than live evidence, and in nobody's way.
     async fn past(&self, request: &ReadRequest) -> Vec<ObjectiveSamples>;
@@ -71,6 +77,8 @@ pub enum MetricsError {
     Deadline(u128),
     #[error("metrics: no turn to read within {0} ms: too much is read at once")]
     NoTurn(u128),
+    #[error("metrics: waits for room to read much")]
+    NotYet,
     #[error("metrics: cannot reach the server: {0}")]
     Unreachable(String),
     #[error("metrics: HTTP {status}: {text}")]

@@ -12,14 +12,17 @@ use serde::de::DeserializeOwned;
 use tidegate_pipelines::judge::ObjectiveSamples;
 use tokio::time::{Instant, timeout_at};
 
-use super::room::{Room, Rooms, Turn};
+use super::room::{Budget, Room, Rooms, Turn};
 use super::{MetricsError, MetricsPort, ReadRequest, Taken, preflight, read};
 use crate::clock::Clock;
 
 /// One query may take so long; an evaluation is worth nothing much later.
 const DEADLINE: Duration = Duration::from_secs(2);
-/// A past delays nobody: it may wait for so many deadlines where live evidence waits for one.
+/// A past delays nobody: it may wait for so many deadlines where the first look waits for one.
 const PATIENCE_OF_A_PAST: u32 = 10;
+/// So many of the longest turns are waited for where the room is large: who gave up after less would begin anew behind
+/// those who hold it. The gateway's word does not wait with it.
+const TURNS_UNTIL_LARGE: u32 = 2;
 /// Some 300,000 samples. More is a selector that matches too much.
 const MOST_BYTES: usize = 8 << 20;
 
@@ -100,21 +103,26 @@ impl PrometheusClient {
     /// A reading asks once for what it wants and once more for what depends on it: one deadline for both. A turn that
     /// does not come in time is told like an answer that does not.
     pub(super) async fn turn(&self, room: Room) -> Result<Turn<'_>, MetricsError> {
-        let wait = if room == Room::Past { self.deadline * PATIENCE_OF_A_PAST } else { self.deadline };
-        self.rooms.turn(room, wait, self.deadline * 3 / 2).await.ok_or(MetricsError::NoTurn(wait.as_millis()))
+        let span = self.deadline * 3 / 2;
+        let wait = match room {
+            Room::Small => self.deadline,
+            Room::Large => span * TURNS_UNTIL_LARGE,
+            Room::Past => self.deadline * PATIENCE_OF_A_PAST,
+        };
+        self.rooms.turn(room, wait, span).await.ok_or(MetricsError::NoTurn(wait.as_millis()))
     }
 
     /// Raw samples of `selector` in the `range` up to `until`: an instant query of a range vector.
     pub async fn samples(
         &self,
-        turn: &Turn<'_>,
+        budget: Budget<'_>,
         base: &str,
         selector: &str,
         range: Duration,
         until: Timestamp,
     ) -> Result<Vec<Series>, MetricsError> {
         let query = format!("{selector}[{}ms]", range.as_millis().max(1));
-        let data: QueryData = self.post(turn, base, "query", &[("query", &query), ("time", &seconds(until))]).await?;
+        let data: QueryData = self.post(budget, base, "query", &[("query", &query), ("time", &seconds(until))]).await?;
         if data.kind != "matrix" {
             return Err(MetricsError::Shape(format!("a {} where raw samples were asked for", data.kind)));
         }
@@ -126,7 +134,7 @@ impl PrometheusClient {
         let query = format!("count({selector})");
         let turn = self.turn(Room::Small).await?;
         let form = [("query", query.as_str()), ("time", &seconds(clock.now()))];
-        let data: QueryData = self.post(&turn, base, "query", &form).await?;
+        let data: QueryData = self.post(turn.pods(), base, "query", &form).await?;
         Ok(!data.result.is_empty())
     }
 
@@ -141,13 +149,13 @@ impl PrometheusClient {
         let now = clock.now();
         let start = now.checked_sub(jiff::SignedDuration::from_hours(1)).unwrap_or(now);
         let form = [("match[]", selector), ("start", &seconds(start)), ("end", &seconds(now))];
-        self.post(&turn, base, "labels", &form).await
+        self.post(turn.pods(), base, "labels", &form).await
     }
 
     /// A form in the body: a selector that names a thousand pods is too long for a URL.
     async fn post<T: DeserializeOwned>(
         &self,
-        turn: &Turn<'_>,
+        budget: Budget<'_>,
         base: &str,
         call: &str,
         form: &[(&str, &str)],
@@ -156,25 +164,25 @@ impl PrometheusClient {
         let body = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(form).finish();
         let request = self.http.post(url).header("content-type", "application/x-www-form-urlencoded").body(body);
         let mut body = Vec::new();
-        let answer = match self.exchange(turn, request, &mut body).await {
+        let answer = match self.exchange(budget, request, &mut body).await {
             Ok(status) => read_answer(status, &body),
             Err(error) => Err(error),
         };
         if answer.is_err() {
-            turn.give_back(body.len());
+            budget.give_back(body.len());
         }
         answer
     }
 
-    /// The status; what was read is in `body`, and the turn has room for it.
+    /// The status; what was read is in `body`, and there is room for it.
     async fn exchange(
         &self,
-        turn: &Turn<'_>,
+        budget: Budget<'_>,
         request: reqwest::RequestBuilder,
         body: &mut Vec<u8>,
     ) -> Result<u16, MetricsError> {
         let unreachable = |e: reqwest::Error| MetricsError::Unreachable(chain(&e));
-        let ends = turn.ends().min(Instant::now() + self.deadline);
+        let ends = budget.ends().min(Instant::now() + self.deadline);
         let late = |_| MetricsError::Deadline(self.deadline.as_millis());
         let mut response = timeout_at(ends, request.send()).await.map_err(late)?.map_err(unreachable)?;
         let status = response.status();
@@ -182,7 +190,7 @@ impl PrometheusClient {
             if body.len() + chunk.len() > self.most_bytes {
                 return Err(MetricsError::TooLarge(self.most_bytes));
             }
-            turn.take(chunk.len()).map_err(MetricsError::TooMuch)?;
+            budget.take(chunk.len()).map_err(MetricsError::TooMuch)?;
             body.extend_from_slice(&chunk);
         }
         Ok(status.as_u16())
@@ -192,26 +200,32 @@ impl PrometheusClient {
 #[async_trait]
 impl MetricsPort for PrometheusClient {
     async fn read(&self, request: &ReadRequest, clock: &dyn Clock) -> Taken {
-        if !request.large {
-            match self.turn(Room::Small).await {
-                Ok(turn) => {
-                    let at = clock.now();
-                    if let Some(batch) = read::read_if_it_fits(self, &turn, request, at).await {
-                        return Taken { batch, at, large: false };
-                    }
-                }
-                Err(why) => return Taken { batch: read::unread(request, &why), at: clock.now(), large: false },
-            }
+        if request.large && request.source.gateway.is_none() {
+            return Taken { batch: read::unread(request, &MetricsError::NotYet), at: clock.now(), large: true };
         }
-        // The small place and what was read in it are given back: who waits for a large room holds up nobody, and reads
-        // anew, up to the moment at which its turn has come.
+        match self.turn(Room::Small).await {
+            Ok(turn) => {
+                let at = clock.now();
+                if request.large {
+                    return Taken { batch: read::gateway_alone(self, &turn, request, at).await, at, large: true };
+                }
+                let batch = read::read(self, &turn, request, at).await;
+                Taken { batch, at, large: turn.needs_large() }
+            }
+            Err(why) => Taken { batch: read::unread(request, &why), at: clock.now(), large: request.large },
+        }
+    }
+
+    async fn rest(&self, request: &ReadRequest, first: Taken, clock: &dyn Clock) -> Taken {
+        // The small place is given back: who waits for a large room holds up nobody, and reads anew, up to the moment at
+        // which its turn has come.
         match self.turn(Room::Large).await {
             Ok(turn) => {
                 let at = clock.now();
                 let batch = read::read(self, &turn, request, at).await;
-                Taken { batch, at, large: turn.was_refused() || !turn.is_small() }
+                Taken { batch: read::with_first(batch, first.batch), at, large: turn.needs_large() }
             }
-            Err(why) => Taken { batch: read::unread(request, &why), at: clock.now(), large: true },
+            Err(why) => Taken { batch: read::still_lacking(first.batch, &why), ..first },
         }
     }
 

@@ -11,7 +11,7 @@ use tidegate_pipelines::judge::selector::{self, Selector};
 use tidegate_pipelines::judge::{Batch, ObjectiveSamples, RawSeries, Reading};
 
 use super::prometheus::{PrometheusClient, Series};
-use super::room::Turn;
+use super::room::{Budget, Turn};
 use super::{MetricsError, ReadRequest};
 
 /// What the judge's recent window needs, whatever the watermark.
@@ -28,14 +28,14 @@ struct Asked {
 
 type Answers = BTreeMap<String, Result<Vec<Series>, MetricsError>>;
 
-/// Whose answers, within which turn.
+/// Whose answers, within which part of a turn.
 #[derive(Clone, Copy)]
-struct Reader<'a, 'r> {
+struct Reader<'a> {
     client: &'a PrometheusClient,
-    turn: &'a Turn<'r>,
+    budget: Budget<'a>,
 }
 
-impl Reader<'_, '_> {
+impl Reader<'_> {
     async fn samples(
         self,
         base: &str,
@@ -43,13 +43,13 @@ impl Reader<'_, '_> {
         range: Duration,
         until: Timestamp,
     ) -> Result<Vec<Series>, MetricsError> {
-        self.client.samples(self.turn, base, query, range, until).await
+        self.client.samples(self.budget, base, query, range, until).await
     }
 }
 
 /// All at the same time: what does not answer in time is a line in the batch and takes nothing from the rest.
 pub(super) async fn read(client: &PrometheusClient, turn: &Turn<'_>, request: &ReadRequest, now: Timestamp) -> Batch {
-    let from = Reader { client, turn };
+    let (from, apart) = (Reader { client, budget: turn.pods() }, Reader { client, budget: turn.gateway() });
     let asked: Vec<Asked> = request.objectives.iter().map(|o| ask(o, &request.source)).collect();
     let arms = &request.arms;
     let pods: Vec<&str> = arms.stable.iter().chain(&arms.canary).map(|p| p.name.as_str()).collect();
@@ -57,23 +57,43 @@ pub(super) async fn read(client: &PrometheusClient, turn: &Turn<'_>, request: &R
     let (objectives, up, gateway) = tokio::join!(
         objectives(from, request, &asked, &pods, range, now),
         up(from, request, &pods, range, now),
-        gateway(from, request, range, now),
+        gateway(apart, request, range, now),
     );
     Batch { objectives, up, gateway, config_errors: vec![] }
 }
 
-/// The same, up to the first answer that the turn has no room for: none, then.
-pub(super) async fn read_if_it_fits(
+/// The gateway's counters, where the pods' are known to need more room than this.
+pub(super) async fn gateway_alone(
     client: &PrometheusClient,
     turn: &Turn<'_>,
     request: &ReadRequest,
     now: Timestamp,
-) -> Option<Batch> {
-    let batch = tokio::select! {
-        batch = read(client, turn, request, now) => batch,
-        () = turn.refused() => return None,
+) -> Batch {
+    let apart = Reader { client, budget: turn.gateway() };
+    let gateway = gateway(apart, request, range(request, now), now).await;
+    Batch { gateway, ..unread(request, &MetricsError::NotYet) }
+}
+
+/// What was read anew. The gateway's word counts even if it was only given the first time.
+pub(super) fn with_first(anew: Batch, first: Batch) -> Batch {
+    let gateway = match (anew.gateway, first.gateway) {
+        (Some(anew), Some(first)) if anew.total.is_err() && first.total.is_ok() => Some(first),
+        (anew, _) => anew,
     };
-    (!turn.was_refused()).then_some(batch)
+    Batch { gateway, config_errors: first.config_errors, ..anew }
+}
+
+/// What was read stands; of all else the line says `why` it could not be read at last.
+pub(super) fn still_lacking(first: Batch, why: &MetricsError) -> Batch {
+    let or = |reading: Reading| reading.map_err(|_| why.to_string());
+    let both = |read: ObjectiveSamples| ObjectiveSamples { total: or(read.total), errors: or(read.errors) };
+    Batch {
+        objectives: first.objectives.into_iter().map(both).collect(),
+        up: or(first.up),
+        // It was asked: what it says of itself is nearer the truth.
+        gateway: first.gateway,
+        config_errors: first.config_errors,
+    }
 }
 
 /// A batch that says of all that was wanted why it was not read.
@@ -110,7 +130,7 @@ fn range(request: &ReadRequest, now: Timestamp) -> Duration {
 }
 
 async fn objectives(
-    from: Reader<'_, '_>,
+    from: Reader<'_>,
     request: &ReadRequest,
     asked: &[Asked],
     pods: &[&str],
@@ -153,13 +173,7 @@ fn errors_inside(asked: &Asked) -> bool {
 }
 
 /// Distinct queries, at the same time.
-async fn all(
-    from: Reader<'_, '_>,
-    base: &str,
-    queries: BTreeSet<String>,
-    range: Duration,
-    until: Timestamp,
-) -> Answers {
+async fn all(from: Reader<'_>, base: &str, queries: BTreeSet<String>, range: Duration, until: Timestamp) -> Answers {
     let one = async |query: String| {
         let answer = from.samples(base, &query, range, until).await;
         (query, answer)
@@ -167,7 +181,7 @@ async fn all(
     join_all(queries.into_iter().map(one)).await.into_iter().collect()
 }
 
-async fn up(from: Reader<'_, '_>, request: &ReadRequest, pods: &[&str], range: Duration, until: Timestamp) -> Reading {
+async fn up(from: Reader<'_>, request: &ReadRequest, pods: &[&str], range: Duration, until: Timestamp) -> Reading {
     if pods.is_empty() {
         return Ok(vec![]);
     }
@@ -179,7 +193,7 @@ async fn up(from: Reader<'_, '_>, request: &ReadRequest, pods: &[&str], range: D
 }
 
 async fn gateway(
-    from: Reader<'_, '_>,
+    from: Reader<'_>,
     request: &ReadRequest,
     range: Duration,
     until: Timestamp,
@@ -233,7 +247,7 @@ pub(super) async fn past(
     let Some(until) = request.history_until else { return vec![] };
     let asked: Vec<Asked> = request.objectives.iter().map(|o| ask(o, &request.source)).collect();
     let pods: Vec<&str> = request.arms.stable.iter().map(|p| p.name.as_str()).collect();
-    objectives(Reader { client, turn }, request, &asked, &pods, range, until).await
+    objectives(Reader { client, budget: turn.pods() }, request, &asked, &pods, range, until).await
 }
 
 /// Series with their owner.

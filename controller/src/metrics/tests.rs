@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use futures::FutureExt;
 use jiff::Timestamp;
 use tidegate_pipelines::api::{MetricsSource, Objective, RatioMetric};
 use tidegate_pipelines::judge::{Arms, Pod};
@@ -12,8 +11,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::Mutex;
 
-use super::room::{Room, Sizes};
 use super::*;
+
+mod room;
 
 const NOW_MS: i64 = 1_700_000_000_000;
 
@@ -124,7 +124,13 @@ impl Clock for At {
 }
 
 async fn live(client: PrometheusClient, request: &ReadRequest) -> Batch {
-    client.read(request, &At::default()).await.batch
+    evaluation(&client, request, &At::default()).await.batch
+}
+
+/// As the judge asks, where nothing is decided at first sight.
+async fn evaluation(client: &PrometheusClient, request: &ReadRequest, clock: &dyn Clock) -> Taken {
+    let first = client.read(request, clock).await;
+    if first.large { client.rest(request, first, clock).await } else { first }
 }
 
 fn backend(service: &str, code: &str) -> String {
@@ -358,109 +364,4 @@ async fn a_past_that_hangs_delays_no_live_evidence() {
     let (answer, took) = judged(PrometheusClient::new().unwrap().bounded(deadline, 1 << 20), request).await;
     assert!(matches!(answer.assessment.decision, Decision::RollBack { .. }), "{:?}", answer.assessment);
     assert!(took < deadline / 2, "{took:?}");
-}
-
-fn sizes(at_once: usize) -> Sizes {
-    Sizes { at_once, small: 1000, large_at_once: 1, large: 12_000, past_at_once: 1 }
-}
-
-/// One series, of some 5 kB.
-fn long() -> Option<(u16, String)> {
-    matrix(&[(&format!("pod=c-1,instance=i,job={}", "j".repeat(5_000)), 1.0)])
-}
-
-#[tokio::test]
-async fn a_reading_that_waits_for_room_is_read_in_its_turn_and_not_late() {
-    for (room, large) in [(Room::Small, false), (Room::Large, true)] {
-        let server = server(|_, _| matrix(&[("pod=c-1,instance=i,job=j", 1.0)])).await;
-        let client = PrometheusClient::new().unwrap().with_rooms(sizes(1));
-        let mut request = request(&server.url, "x_total", r#"x_total{code="500"}"#);
-        request.large = large;
-        let clock = At::default();
-        let held = client.turn(room).await.unwrap();
-        let mut waits = client.read(&request, &clock);
-        assert!(waits.as_mut().now_or_never().is_none());
-        clock.0.store(5_000, Ordering::Relaxed);
-        drop(held);
-        let taken = waits.await;
-        assert_eq!(taken.batch.objectives[0].total.as_ref().map(Vec::len), Ok(1));
-        assert_eq!(taken.at.as_millisecond(), NOW_MS + 5_000, "{room:?}");
-        let asked = server.asked.lock().await;
-        assert!(asked.len() == 3 && asked.iter().all(|(_, _, time)| time == "1700000005.000"), "{asked:?}");
-    }
-}
-
-#[tokio::test]
-async fn who_waits_for_a_large_room_keeps_nobody_from_reading() {
-    let server = server(|_, query| if query.contains("other") { matrix(&[("pod=c-1", 1.0)]) } else { long() }).await;
-    let client = PrometheusClient::new().unwrap().with_rooms(sizes(1));
-    let mut large = request(&server.url, "x_total", r#"x_total{code="500"}"#);
-    large.source.gateway = None;
-    let small = ReadRequest { namespace: "other".into(), ..large.clone() };
-    let clock = At::default();
-    let held = client.turn(Room::Large).await.unwrap();
-    let mut first = client.read(&large, &clock);
-    assert!(first.as_mut().now_or_never().is_none(), "it has the only small place");
-    let second = tokio::select! {
-        biased;
-        taken = &mut first => unreachable!("there is no room: {taken:?}"),
-        taken = client.read(&small, &clock) => taken,
-    };
-    assert_eq!(second.batch.up.as_ref().map(Vec::len), Ok(1));
-    assert!(!second.large);
-    clock.0.store(7_000, Ordering::Relaxed);
-    drop(held);
-    let first = first.await;
-    assert_eq!((first.batch.up.as_ref().map(Vec::len), first.large), (Ok(1), true));
-    assert_eq!(first.at.as_millisecond(), NOW_MS + 7_000, "what came while it waited is read too");
-}
-
-#[tokio::test]
-async fn a_turn_that_does_not_come_is_told_and_is_no_evidence() {
-    let server = server(|_, _| matrix(&[])).await;
-    let client = PrometheusClient::new().unwrap().bounded(Duration::from_millis(20), 10_000).with_rooms(sizes(1));
-    let request = request(&server.url, "x_total", r#"x_total{code="500"}"#);
-    let all = [Room::Small, Room::Large, Room::Past];
-    let _held = futures::future::join_all(all.map(|room| client.turn(room))).await;
-    let told = "no turn to read within 20 ms";
-    for large in [false, true] {
-        let request = ReadRequest { large, ..request.clone() };
-        let batch = client.read(&request, &At::default()).await.batch;
-        let gateway = batch.gateway.unwrap();
-        for reading in [&batch.objectives[0].total, &batch.objectives[0].errors, &batch.up, &gateway.total] {
-            assert!(reading.as_ref().unwrap_err().contains(told), "{reading:?}");
-        }
-    }
-    assert!(client.preflight(&request, &At::default()).await.unwrap_err().to_string().contains(told));
-    let past = client.past(&ReadRequest { history_until: Some(now()), ..request }).await;
-    assert!(past[0].total.as_ref().unwrap_err().contains("within 200 ms"), "it may wait longer: {past:?}");
-    assert!(server.asked.lock().await.is_empty());
-}
-
-#[tokio::test]
-async fn a_past_that_is_too_much_takes_no_room_from_live_evidence() {
-    let server = server(|_, query| {
-        let of_the_past = query.ends_with("[3600000ms]") || query.ends_with("[600000ms]");
-        if of_the_past { matrix(&[(&format!("pod={}", "p".repeat(20_000)), 1.0)]) } else { long() }
-    })
-    .await;
-    let client = PrometheusClient::new().unwrap().with_rooms(sizes(1));
-    let mut request = request(&server.url, "x_total", r#"x_total{code="500"}"#);
-    (request.source.gateway, request.history_until) = (None, Some(now()));
-    let clock = At::default();
-    let (past, taken) = tokio::join!(client.past(&request), client.read(&request, &clock));
-    assert!(past[0].total.as_ref().unwrap_err().contains("larger than 12000 bytes"), "{past:?}");
-    let batch = taken.batch;
-    assert_eq!((batch.objectives[0].total.as_ref().map(Vec::len), batch.up.as_ref().map(Vec::len)), (Ok(1), Ok(1)));
-}
-
-#[tokio::test]
-async fn one_evaluation_holds_no_more_than_its_room() {
-    let server = server(|_, _| long()).await;
-    let client = PrometheusClient::new().unwrap().with_rooms(sizes(8));
-    let batch = live(client, &request(&server.url, "x_total", r#"x_total{code="500"}"#)).await;
-    let gateway = batch.gateway.unwrap();
-    let readings = [&batch.objectives[0].total, &batch.up, &gateway.total];
-    let refused: Vec<&String> = readings.iter().filter_map(|reading| reading.as_ref().err()).collect();
-    assert!(refused.len() == 1 && refused[0].contains("larger than 12000 bytes"), "{refused:?}");
 }

@@ -97,16 +97,23 @@ pub async fn judge(
         if question.scene.watch == Watch::Before && past.is_new() {
             // Nothing is at stake yet, and the first evidence shall know how far errors scatter. Later live evidence
             // waits for no past.
-            past.ended(now).await;
+            past.ended(&mut state, now).await;
             continue;
         }
         let request = ReadRequest { watermark: state.watermark(), large, ..question.request.clone() };
-        let taken = past.beside(take(&*port, &request, question.scene.watch, &*clock), now).await;
-        let Taken { batch, at, large: was_large } = taken;
-        large = was_large;
-        past.remember(&mut state);
-        let (next, assessment) = assess(&question.config, &state, &question.scene, &batch, at);
+        let assessed = |state: &JudgeState, taken: &Taken| {
+            assess(&question.config, state, &question.scene, &taken.batch, taken.at)
+        };
+        let mut taken = past.beside(take(&*port, &request, question.scene.watch, &*clock), &mut state, now).await;
+        let (mut next, mut assessment) = assessed(&state, &taken);
+        // A breach that shows already, by the gateway's word alone, waits for no room for the rest.
+        if taken.large && !matches!(assessment.decision, Decision::RollBack { .. }) {
+            taken = past.beside(port.rest(&request, taken, &*clock), &mut state, now).await;
+            (next, assessment) = assessed(&state, &taken);
+        }
         state = next;
+        large = taken.large;
+        let batch = taken.batch;
         if let Some(seen) = assessment.sight.both_arms() {
             sight = sight.max(seen);
         }
@@ -119,7 +126,7 @@ pub async fn judge(
             return;
         }
         // A new question (the step moved, pods came) is asked at the next sample: nothing new is known before.
-        past.beside(tokio::time::sleep(pause), now).await;
+        past.beside(tokio::time::sleep(pause), &mut state, now).await;
         if questions.has_changed().is_err() {
             return;
         }

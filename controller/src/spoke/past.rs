@@ -18,8 +18,7 @@ const LONGEST_AGAIN: SignedDuration = SignedDuration::from_secs(300);
 pub(super) struct Past {
     port: Arc<dyn MetricsPort>,
     reading: Option<BoxFuture<'static, LookBack>>,
-    found: Option<LookBack>,
-    /// It could be read, now or before a restart.
+    /// All of it could be read, now or before a restart.
     known: bool,
     failures: u32,
     not_before: Option<Timestamp>,
@@ -27,7 +26,7 @@ pub(super) struct Past {
 
 impl Past {
     pub fn new(port: Arc<dyn MetricsPort>, state: &JudgeState) -> Self {
-        Past { port, reading: None, found: None, known: state.phi.is_some(), failures: 0, not_before: None }
+        Past { port, reading: None, known: state.past_known, failures: 0, not_before: None }
     }
 
     /// Begins to read if it is still to be read and the time has come.
@@ -56,40 +55,38 @@ impl Past {
         self.reading = None;
     }
 
-    /// Until the attempt under way has ended, well or not.
-    pub async fn ended(&mut self, now: impl Fn() -> Timestamp) {
+    /// Until the attempt under way has ended, well or not; what it said goes into what is kept of the judge.
+    pub async fn ended(&mut self, state: &mut JudgeState, now: impl Fn() -> Timestamp) {
         if let Some(reading) = &mut self.reading {
             let found = reading.await;
-            self.heard(found, now());
+            self.heard(found, state, now());
         }
     }
 
     /// Does `work`, and goes on reading while that takes.
-    pub async fn beside<T>(&mut self, work: impl Future<Output = T>, now: impl Fn() -> Timestamp) -> T {
+    pub async fn beside<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+        state: &mut JudgeState,
+        now: impl Fn() -> Timestamp,
+    ) -> T {
         let mut work = std::pin::pin!(work);
         tokio::select! {
             biased;
             done = &mut work => return done,
-            () = self.ended(now), if self.reading.is_some() => {}
+            () = self.ended(state, now), if self.reading.is_some() => {}
         }
         work.await
     }
 
-    fn heard(&mut self, found: LookBack, now: Timestamp) {
+    fn heard(&mut self, found: LookBack, state: &mut JudgeState, now: Timestamp) {
         self.reading = None;
-        self.known = found.whole;
-        if !found.whole {
+        found.remember(state);
+        self.known = state.past_known;
+        if !self.known {
             let again = FIRST_AGAIN.saturating_mul(1 << self.failures.min(5)).min(LONGEST_AGAIN);
             self.not_before = now.checked_add(again).ok();
             self.failures += 1;
-        }
-        self.found = Some(found);
-    }
-
-    /// What it said, once, into what is kept of the judge.
-    pub fn remember(&mut self, state: &mut JudgeState) {
-        if let Some(found) = self.found.take() {
-            found.remember(state);
         }
     }
 }
@@ -215,26 +212,54 @@ mod tests {
         for (begins, too_early) in [(0, 9), (10, 29)] {
             past.begin(&question, at(begins));
             assert!(past.reading.is_some(), "{begins}");
-            past.ended(|| at(begins)).await;
-            past.remember(&mut state);
+            past.ended(&mut state, || at(begins)).await;
             assert_eq!(state.phi, Some(1.5));
             assert!(state.phi_note.as_ref().unwrap().contains("HTTP 503"), "{state:?}");
             past.begin(&question, at(too_early));
             assert!(past.reading.is_none(), "{too_early}");
         }
         past.begin(&question, at(30));
-        past.ended(|| at(30)).await;
-        past.remember(&mut state);
+        past.ended(&mut state, || at(30)).await;
         assert!(!state.phi_note.as_ref().unwrap().contains("HTTP 503"), "{state:?}");
         past.begin(&question, at(9_999));
         assert!(past.reading.is_none(), "once it was read, it is known");
     }
 
     #[tokio::test]
+    async fn what_is_remembered_of_a_failure_is_read_again_after_a_restart_and_a_known_past_is_not() {
+        let away = || Err("metrics: HTTP 503: away".to_owned());
+        let (question, mut state) = (question(canary()), JudgeState::default());
+        for (told, read_again) in [(away(), true), (Ok(vec![]), true), (Ok(vec![]), false)] {
+            let restored = serde_json::from_str(&serde_json::to_string(&state).unwrap()).unwrap();
+            let mut past = Past::new(port([told], 0), &restored);
+            past.begin(&question, at(0));
+            assert_eq!(past.reading.is_some(), read_again, "{restored:?}");
+            if read_again {
+                past.ended(&mut state, || at(0)).await;
+            }
+            assert_eq!(state.phi, Some(1.5));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_scatter_measured_in_part_stays_and_pods_without_a_past_are_not_that_past() {
+        let measured = JudgeState { phi: Some(7.0), ..JudgeState::default() };
+        let (question, mut state) = (question(canary()), measured.clone());
+        let mut past = Past::new(port([Err("metrics: HTTP 503: away".into()), Ok(vec![])], 0), &state);
+        for begins in [0, 10] {
+            past.begin(&question, at(begins));
+            past.ended(&mut state, || at(begins)).await;
+            assert_eq!(state.phi, Some(7.0), "{state:?}");
+        }
+        past.begin(&question, at(30));
+        assert!(past.reading.is_some(), "stable rolled meanwhile: its new pods' silence says nothing");
+    }
+
+    #[tokio::test]
     async fn a_past_is_read_beside_other_work_and_delays_none() {
         let mut past = Past::new(port([], 0), &JudgeState::default());
         past.begin(&question(canary()), at(0));
-        assert_eq!(past.beside(async { 7 }, || at(0)).now_or_never(), Some(7));
+        assert_eq!(past.beside(async { 7 }, &mut JudgeState::default(), || at(0)).now_or_never(), Some(7));
         assert!(past.reading.is_some(), "it goes on");
         past.stop();
         past.begin(&question(Watch::Baking { since: at(-1) }), at(0));

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::config::{JudgeConfig, ObjectiveSamples, Scene};
+use super::dispersion::WITHOUT_HISTORY;
 use super::state::{JudgeState, rounded};
 use super::{dispersion, expected};
 
@@ -19,6 +20,8 @@ pub struct LookBack {
     pub expected: String,
     /// Whether all of it could be read. If not, it is worth another try.
     pub whole: bool,
+    /// Whether no requests of these pods are in it: nothing was measured.
+    pub empty: bool,
 }
 
 /// From the samples of the stable pods up to the rollout's start, one per objective.
@@ -29,15 +32,29 @@ pub fn look_back(config: &JudgeConfig, scene: &Scene, history: &[ObjectiveSample
         (Some(why), true) => format!("no time can be told: the past could not be read ({why})"),
         _ => expected::told(&found.paces, config, found.phi),
     };
-    LookBack { phi: found.phi, note: found.note, expected, whole: found.unread.is_none() }
+    let (whole, empty) = (found.unread.is_none(), found.paces.is_empty());
+    LookBack { phi: found.phi, note: found.note, expected, whole, empty }
 }
 
 impl LookBack {
+    /// A scatter that was measured is never forgotten for a smaller one: a later attempt may see less, or other pods.
     pub fn remember(self, state: &mut JudgeState) {
         let line = |text: String| Some(text.chars().take(LONGEST_LINE).collect());
-        state.phi = Some(rounded(self.phi));
-        state.phi_note = line(self.note);
-        state.expected = line(self.expected);
+        let found = rounded(self.phi);
+        // What is not the careful default was measured.
+        let measured = state.phi.filter(|phi| phi.is_finite() && *phi >= 1.0 && *phi != WITHOUT_HISTORY);
+        // After a measurement silence is that of other pods, which were not there: their past is not the one.
+        state.past_known |= self.whole && !(self.empty && measured.is_some());
+        match measured.filter(|phi| *phi > found) {
+            Some(phi) => {
+                state.phi_note = line(format!("phi {phi:.2} was measured before, and stands; since: {}", self.note))
+            }
+            None => {
+                state.phi = Some(found);
+                state.phi_note = line(self.note);
+                state.expected = line(self.expected);
+            }
+        }
     }
 }
 
@@ -114,6 +131,33 @@ mod tests {
         assert!(found.phi > 5.0 && !found.whole, "{found:?}");
     }
 
+    fn found(phi: f64, whole: bool, empty: bool) -> LookBack {
+        LookBack { phi, note: format!("phi {phi:.2}"), expected: String::new(), whole, empty }
+    }
+
+    #[test]
+    fn a_scatter_that_was_measured_outlives_attempts_that_see_less() {
+        let (failed, nothing) = (found(1.5, false, true), found(1.5, true, true));
+        let table: [(&str, &[LookBack], f64, bool); 8] = [
+            ("a failure is the default", std::slice::from_ref(&failed), 1.5, false),
+            ("which a whole past replaces", &[failed.clone(), found(1.0, true, false)], 1.0, true),
+            ("what one objective showed stays over a failure", &[found(7.0, false, false), failed.clone()], 7.0, false),
+            ("and over other pods that have no past", &[found(7.0, false, false), nothing.clone()], 7.0, false),
+            ("and over a whole past that shows less", &[found(7.0, false, false), found(2.0, true, false)], 7.0, true),
+            ("more is more", &[found(7.0, false, false), found(9.0, false, false)], 9.0, false),
+            ("pods without any past have none that could be read", std::slice::from_ref(&nothing), 1.5, true),
+            ("as after a failure", &[failed.clone(), nothing.clone()], 1.5, true),
+        ];
+        for (case, attempts, phi, known) in table {
+            let mut state = JudgeState::default();
+            for attempt in attempts {
+                attempt.clone().remember(&mut state);
+            }
+            assert_eq!((state.phi(), state.past_known), (phi, known), "{case}: {state:?}");
+            assert!(state.phi_note.as_ref().unwrap().starts_with(&format!("phi {phi:.2}")), "{case}: {state:?}");
+        }
+    }
+
     #[test]
     fn a_scatter_that_cannot_be_counts_as_not_measured() {
         for (kept, counts) in
@@ -122,7 +166,7 @@ mod tests {
             let state = JudgeState { phi: kept, ..JudgeState::default() };
             assert_eq!(state.phi(), counts, "{kept:?}");
         }
-        let odd = LookBack { phi: f64::INFINITY, note: String::new(), expected: String::new(), whole: true };
+        let odd = found(f64::INFINITY, true, false);
         let mut state = JudgeState::default();
         odd.remember(&mut state);
         assert_eq!(state.phi(), 1.5);

@@ -18,9 +18,12 @@ pub struct JudgeState {
     /// Samples up to here are in the evidence of every witness (the least of the processes' own watermarks).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watermark: Option<Time>,
-    /// Over-dispersion by which evidence is divided; measured once, from the stable pods' own past.
+    /// Over-dispersion by which evidence is divided, from the stable pods' own past; 1.5 while nothing was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phi: Option<f64>,
+    /// Whether that past was read as a whole: if not, it is asked for again.
+    #[serde(default)]
+    pub past_known: bool,
     /// How phi came about, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
