@@ -181,28 +181,33 @@ impl Mirror {
         }
     }
 
-    /// Keeps with the Environment here what the policy says that governs it: where that is missing later, it was taken
-    /// away. From what is here alone, since a hub could keep its Environment to itself.
+    /// Keeps with the Environment here what the policy says that governs it, and with that policy that it governed:
+    /// where either is missing later, it was taken away. From what is here alone, since a hub could keep its
+    /// Environment to itself.
     pub(super) async fn remember(&self) -> Result<(), CallError> {
         self.listed().await;
         let _turn = self.turn.lock().await;
-        // Asked last: both may have taken longer than the lease.
+        let ground = self.ground();
+        let Some(policy) = ground.in_force() else { return Ok(()) };
+        let fingerprint = kinds::fingerprint(&value(policy.as_ref())?);
+        if !ground.governed_by(&fingerprint) {
+            self.mark(&self.environment, &fingerprint, &self.world.environments).await?;
+        }
+        if !policy.annotations().contains_key(names::GOVERNED) {
+            self.mark(&policy.name_any(), &self.environment, &self.world.policies).await?;
+        }
+        Ok(())
+    }
+
+    async fn mark<K: Mirrored>(&self, name: &str, governed: &str, cache: &Cache<K>) -> Result<(), CallError> {
+        // The caches and the turn may have taken longer than the lease.
         if !self.may_write() {
             return Ok(());
         }
-        let ground = self.ground();
-        let Some(environment) = &ground.environment else { return Ok(()) };
-        let Some(policy) = ground.policies.iter().find(|p| p.name_any() == environment.spec.policy) else {
-            return Ok(());
-        };
-        let fingerprint = kinds::fingerprint(&value(policy.as_ref())?);
-        if ground.governed_by(&fingerprint) {
-            return Ok(());
-        }
-        let api: Api<Environment> = Api::all(self.world.client.clone());
+        let api: Api<K> = Api::all(self.world.client.clone());
         let params = PatchParams { field_manager: Some(names::MEMORY_FIELD_MANAGER.into()), ..PatchParams::default() };
-        let mark = json!({"metadata": {"annotations": {names::GOVERNED: fingerprint}}});
-        self.world.environments.wrote(bounded(api.patch(&self.environment, &params, &Patch::Merge(&mark))).await?);
+        let mark = json!({"metadata": {"annotations": {names::GOVERNED: governed}}});
+        cache.wrote(bounded(api.patch(name, &params, &Patch::Merge(&mark))).await?);
         Ok(())
     }
 

@@ -249,15 +249,41 @@ async fn a_policy_that_is_missing_where_one_governed_waits_unless_it_is_the_same
 }
 
 #[tokio::test]
+async fn an_environment_that_is_missing_where_a_policy_governed_waits_as_any_loosening() {
+    let governed = || made(marked(policy(&["ci"]), json!({names::GOVERNED: "east"})), LONG_AGO);
+    assert_eq!(pulled(environment(), &[], &[policy(&["ci"])]).await, ["environments/east"], "a fresh one");
+    let (mut mirror, kept, written) = spoke(&[], &[governed()]);
+    let east = typed::<Environment>(environment());
+    let world = mirror.world.clone();
+    let play = async {
+        mirror.merge(Kind::Environment, &east, &world.environments).await;
+        assert!(mirror.waiting.of(Kind::Environment, "east").is_some(), "its delay runs");
+        mirror.clock = Arc::new(At("2026-01-01T00:14:59Z"));
+        mirror.merge(Kind::Environment, &east, &world.environments).await;
+        assert!(world.environments.get(None, "east").is_none());
+        mirror.clock = Arc::new(At("2026-01-01T00:15:00Z"));
+        mirror.merge(Kind::Environment, &east, &world.environments).await;
+    };
+    tokio::select! {
+        () = play => {}
+        () = kept => {}
+    }
+    assert_eq!(told(written), ["environments/east"], "once its delay is over");
+}
+
+#[tokio::test]
 async fn an_environment_remembers_which_policy_governed_it() {
     let strict = || policy(&["ci"]);
+    let known = || marked(strict(), json!({names::GOVERNED: "east"}));
     for (here, expected, case) in [
-        (vec![environment(), strict()], &["environments/east"][..], "it governs from now on"),
-        (vec![governed(&strict()), strict()], &NOTHING[..], "that is known"),
-        (vec![governed(&policy(&["qa"])), strict()], &["environments/east"], "another one governed before"),
+        (vec![environment(), strict()], &["environments/east", "verificationpolicies/strict"][..], "from now on"),
+        (vec![governed(&strict()), known()], &NOTHING[..], "that is known"),
+        (vec![governed(&strict()), strict()], &["verificationpolicies/strict"], "its copy was made anew"),
+        (vec![governed(&policy(&["qa"])), known()], &["environments/east"], "another one governed before"),
         (vec![environment()], &NOTHING, "nothing governs yet"),
         (vec![governed(&strict())], &NOTHING, "it was taken away, which is not forgotten"),
         (vec![strict()], &NOTHING, "no Environment yet"),
+        (vec![known()], &NOTHING, "the Environment was taken away, which is not forgotten"),
     ] {
         let (mirror, kept, written) = spoke(&[], &here);
         tokio::select! {
@@ -267,6 +293,8 @@ async fn an_environment_remembers_which_policy_governed_it() {
         let holds = mirror.world.environments.get(None, "east").and_then(|e| e.metadata.annotations.clone());
         assert_eq!(told(written), expected, "{case}");
         if !expected.is_empty() {
+            let copy = mirror.world.policies.get(None, "strict").unwrap();
+            assert_eq!(copy.metadata.annotations, typed::<VerificationPolicy>(known()).metadata.annotations, "{case}");
             assert_eq!(holds.as_ref(), typed::<Environment>(governed(&strict())).metadata.annotations.as_ref());
         }
     }

@@ -99,25 +99,37 @@ impl Ground {
     /// Whether something that holds here names it, and so misses it where there is no copy. Before a policy governed
     /// the environment nothing may ship, so that nothing can be loosened: a fresh environment is furnished at once,
     /// whatever order things come in. From then on any policy counts, since pods may start under each that an
-    /// Environment may be turned to.
+    /// Environment may be turned to, and an Environment that is not there is missed itself.
     pub fn names(&self, kind: Kind, name: &str) -> bool {
-        let Some(environment) = self.environment.as_ref().filter(|e| self.governed(e)) else { return false };
+        if !self.governed() {
+            return false;
+        }
         let named = self.attestors_named();
         match kind {
-            Kind::Policy => environment.spec.policy == name,
+            Kind::Environment => self.environment.is_none(),
+            Kind::Policy => self.environment.as_ref().is_some_and(|e| e.spec.policy == name),
             Kind::Attestor => named.contains(name),
             Kind::TrustRoot => {
                 let resting = self.attestors.iter().filter(|a| named.contains(a.name_any().as_str()));
                 resting.map(|a| a.spec.attestor.trust_root_name()).any(|root| root == name)
             }
-            Kind::Environment | Kind::Quarantine => false,
+            Kind::Quarantine => false,
         }
     }
 
-    /// A policy that was taken away leaves no fresh environment behind.
-    fn governed(&self, environment: &Environment) -> bool {
-        let here = self.policies.iter().any(|p| p.name_any() == environment.spec.policy);
-        here || environment.annotations().contains_key(names::GOVERNED)
+    /// Neither a policy nor an Environment that was taken away leaves a fresh environment behind: each keeps it of the
+    /// other.
+    fn governed(&self) -> bool {
+        let marked = |annotations: &BTreeMap<String, String>| annotations.contains_key(names::GOVERNED);
+        self.in_force().is_some()
+            || self.environment.as_ref().is_some_and(|e| marked(e.annotations()))
+            || self.policies.iter().any(|p| marked(p.annotations()))
+    }
+
+    /// The copy of the policy that the Environment names.
+    pub fn in_force(&self) -> Option<&Arc<VerificationPolicy>> {
+        let environment = self.environment.as_ref()?;
+        self.policies.iter().find(|p| p.name_any() == environment.spec.policy)
     }
 
     /// Whether the policy that governed here last said just this.
@@ -259,6 +271,18 @@ mod tests {
         assert!(here.names(Kind::Attestor, "ci"), "its policy was taken away");
         assert!(here.names(Kind::Policy, "other"));
         assert!(here.governed_by("a digest") && !here.governed_by("another"));
+    }
+
+    #[test]
+    fn where_a_policy_governed_a_missing_environment_is_missed_and_what_policies_name_stays_so() {
+        let mut strict = policy("strict", &["ci"]).as_ref().clone();
+        let fresh = ground(None, &[Arc::new(strict.clone())], &[]);
+        assert!(!fresh.names(Kind::Environment, "east"), "a policy that came before the first Environment");
+        strict.annotations_mut().insert(names::GOVERNED.into(), "east".into());
+        let here = ground(None, &[Arc::new(strict)], &[]);
+        assert!(here.names(Kind::Environment, "east"));
+        assert!(here.names(Kind::Attestor, "ci"), "it would pass as soon as the Environment is there again");
+        assert!(!here.names(Kind::Policy, "other"), "nothing says which one governs next");
     }
 
     #[test]

@@ -73,7 +73,8 @@ pub const PENDING_SINCE: &str = "tidegate.io/pending-since";
 pub const PENDING: &str = "tidegate.io/pending";
 /// On a mirrored object that waited before its first copy came: when it was first seen.
 pub const FIRST_SEEN: &str = "tidegate.io/first-seen";
-/// On the Environment in its own cluster: the digest of the policy that last governed there.
+/// On the Environment in its own cluster: the digest of the policy that last governed there. On the copy of a policy
+/// there: the environment that it governed.
 pub const GOVERNED: &str = "tidegate.io/governed";
 /// Finalizer: traffic returns to stable before the object goes.
 pub const FINALIZER: &str = "tidegate.io/return-traffic";
