@@ -252,14 +252,23 @@ impl<'a> Draft<'_, 'a> {
 
     fn overtaken_after(&self, admitted: Option<Timestamp>, environment: &str) -> Option<String> {
         let later = self.world.others.iter().filter(|o| admitted_at(o) > admitted);
-        // Not by an attempt of its own that was there long before.
-        let there = |o: &&Release| {
-            let name = o.name_any();
-            let of = |r: &Rollout| (r.spec.release.as_str(), r.spec.attempt) == (name.as_str(), o.spec.attempt);
-            self.world.rollouts.iter().any(|r| r.spec.environment == environment && of(r))
-        };
-        later.copied().find(there).map(|o| o.name_any())
+        later.copied().find(|o| has_come(&self.world.rollouts, o, environment)).map(|o| o.name_any())
     }
+}
+
+/// Whether the release's attempt came to the environment and did not go back from there: that it left the digests
+/// before it to run, or gave them back. An attempt of its own that was there long before does not count.
+fn has_come(rollouts: &[&Rollout], release: &Release, environment: &str) -> bool {
+    let name = release.name_any();
+    let of = |r: &&&Rollout| {
+        let spec = &r.spec;
+        (spec.release.as_str(), spec.attempt, spec.environment.as_str()) == (&*name, release.spec.attempt, environment)
+    };
+    let (ships, ways_back): (Vec<&Rollout>, Vec<&Rollout>) =
+        rollouts.iter().filter(of).copied().partition(|r| r.spec.reason == RolloutReason::Ship);
+    let stays = |phase: Option<RolloutPhase>| phase.is_none_or(|p| p == RolloutPhase::Promoted || !p.is_terminal());
+    let back = ways_back.iter().any(|r| phase_of(r) == Some(RolloutPhase::RolledBack));
+    !back && (ships.iter().any(|r| stays(phase_of(r))) || ships.is_empty() && !ways_back.is_empty())
 }
 
 /// Whether one more environment of the stage may begin beside those under way.

@@ -67,6 +67,20 @@ fn undo_takes_back_where_it_passed() {
 }
 
 #[test]
+fn undo_takes_back_what_runs_again_since_a_newer_release_went_back() {
+    for end in [RolloutPhase::Withdrawn, RolloutPhase::RolledBack, RolloutPhase::Failed] {
+        let mut fleet = Fleet::new(pipeline());
+        let old = fleet.release('1');
+        fleet.settle().promote("staging").promote("prod-east").promote("prod-west").pass(10);
+        fleet.release('2');
+        fleet.settle().report("staging", end).settle();
+        fleet.change(&old, |spec| spec.undo = true).settle();
+        let back = fleet.rollout("staging").unwrap();
+        assert_eq!((back.spec.reason, &back.spec.release), (RolloutReason::Rollback, &old), "{end:?}");
+    }
+}
+
+#[test]
 fn undo_leaves_alone_what_a_newer_release_has_taken_over() {
     let mut fleet = Fleet::new(pipeline());
     let old = fleet.release('1');
