@@ -81,7 +81,6 @@ pub(super) fn spoke_over(hub: &[Value], client: Client) -> (Mirror, impl Future<
         clock: Arc::new(At(NOW)),
         permit: Permit::unconditional(),
         link: Arc::new(watch::channel(Hub { reachable: true, away_since: None }).0),
-        reach: Reach::of("memory"),
         intents: super::up::Intents::default(),
         waiting: super::reliance::Waiting::default(),
         turn: Arc::default(),

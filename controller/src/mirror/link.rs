@@ -49,7 +49,7 @@ impl Mirror {
             if !self.may_write() {
                 continue;
             }
-            let away = note.of(self.reach.away(), self.clock.now());
+            let away = note.of(self.world.reach.away(), self.clock.now());
             let answer = self.beat_once(&away).await;
             let now = self.clock.now();
             if let Err(error) = &answer {

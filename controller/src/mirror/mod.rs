@@ -26,7 +26,6 @@ use tokio::sync::{Mutex, watch};
 
 use crate::clock::SharedClock;
 use crate::lease::Permit;
-use crate::reach::Reach;
 use crate::spoke::World;
 
 /// What the mirror's parts share.
@@ -38,8 +37,6 @@ pub struct Mirror {
     pub clock: SharedClock,
     pub permit: Permit,
     pub link: Arc<watch::Sender<Hub>>,
-    /// Whether this cluster's own API server answers.
-    pub reach: Reach,
     pub intents: up::Intents,
     /// First copies whose delay runs.
     pub waiting: reliance::Waiting,

@@ -119,7 +119,6 @@ impl Office {
                 clock: self.clock.clone(),
                 permit: permit.clone(),
                 link: link.clone(),
-                reach: self.reach.clone(),
                 intents: intents.clone(),
                 waiting: Waiting::default(),
                 turn: Arc::default(),

@@ -264,11 +264,10 @@ fn has_come(rollouts: &[&Rollout], release: &Release, environment: &str) -> bool
         let spec = &r.spec;
         (spec.release.as_str(), spec.attempt, spec.environment.as_str()) == (&*name, release.spec.attempt, environment)
     };
-    let (ships, ways_back): (Vec<&Rollout>, Vec<&Rollout>) =
-        rollouts.iter().filter(of).copied().partition(|r| r.spec.reason == RolloutReason::Ship);
-    let stays = |phase: Option<RolloutPhase>| phase.is_none_or(|p| p == RolloutPhase::Promoted || !p.is_terminal());
-    let back = ways_back.iter().any(|r| phase_of(r) == Some(RolloutPhase::RolledBack));
-    !back && (ships.iter().any(|r| stays(phase_of(r))) || ships.is_empty() && !ways_back.is_empty())
+    let stays = |r: &Rollout| phase_of(r).is_none_or(|p| p == RolloutPhase::Promoted || !p.is_terminal());
+    let back = |r: &Rollout| (r.spec.reason, phase_of(r)) == (RolloutReason::Rollback, Some(RolloutPhase::RolledBack));
+    let mut there = rollouts.iter().filter(of);
+    there.clone().any(|r| stays(r)) && !there.any(|r| back(r))
 }
 
 /// Whether one more environment of the stage may begin beside those under way.

@@ -22,7 +22,7 @@ pub struct ExceptionLabels {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct UnfinishedLabels {
-    /// `waits` for its turn, `dropped` since too many wait, or `rests` since its registry gave no answer.
+    /// `waits` for its turn, `dropped` since too many wait, or `rests` since it took long for nothing.
     pub outcome: &'static str,
 }
 
